@@ -1,0 +1,55 @@
+"""Zero-shot semantic segmentation with CLIP: ZegCLIP, and methods that share its house.
+
+Letters in shapes, here and in every module: B batch, C classes, D CLIP's joint width, M transformer
+width, L tokens, K heads, P prompts, h×w patch grid, H×W pixels. Sizes are (height, width).
+
+Public names are loaded when they are first used, so that ``unseen --help`` need not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unseen.clip import load_clip as load_clip
+    from unseen.embeddings import TextEmbeddings as TextEmbeddings
+    from unseen.errors import InputError as InputError
+    from unseen.errors import MissingExtra as MissingExtra
+    from unseen.evaluation import evaluate as evaluate
+    from unseen.metrics import Scores as Scores
+    from unseen.miniature.scenes import Scenes as Scenes
+    from unseen.recipes import RECIPES as RECIPES
+    from unseen.recipes import Recipe as Recipe
+    from unseen.segmenter import Segmentation as Segmentation
+    from unseen.segmenter import Segmenter as Segmenter
+    from unseen.training import fit as fit
+    from unseen.vocabulary import VOCABULARIES as VOCABULARIES
+    from unseen.vocabulary import Vocabulary as Vocabulary
+
+_HOMES = {
+    "InputError": "errors",
+    "MissingExtra": "errors",
+    "RECIPES": "recipes",
+    "Recipe": "recipes",
+    "Scenes": "miniature.scenes",
+    "Scores": "metrics",
+    "Segmentation": "segmenter",
+    "Segmenter": "segmenter",
+    "TextEmbeddings": "embeddings",
+    "VOCABULARIES": "vocabulary",
+    "Vocabulary": "vocabulary",
+    "evaluate": "evaluation",
+    "fit": "training",
+    "load_clip": "clip",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'unseen' has no attribute {name!r}")
+    return getattr(import_module(f"unseen.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,17 @@
+"""CLIP as published (Radford et al., arXiv 2103.00020); knows nothing of segmentation."""
+
+from unseen.clip.model import CLIP, ImageEncoder, TextConfig, TextEncoder, VisionConfig
+from unseen.clip.tokenizer import BytePairTokenizer, Tokenizer, WordTokenizer
+from unseen.clip.weights import load_clip
+
+__all__ = [
+    "CLIP",
+    "BytePairTokenizer",
+    "ImageEncoder",
+    "TextConfig",
+    "TextEncoder",
+    "Tokenizer",
+    "VisionConfig",
+    "WordTokenizer",
+    "load_clip",
+]

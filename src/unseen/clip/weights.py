@@ -1,0 +1,436 @@
+"""CLIP weights from files: OpenAI's archives, Hugging Face's and open_clip's safetensors, our own.
+
+Each reader ends at OpenAI's names; sizes are then read off the shapes. No file is ever executed.
+"""
+
+import json
+import math
+import pickle
+import re
+import warnings
+import zipfile
+from collections import OrderedDict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unseen.clip.model import CLIP, ImageEncoder, TextConfig, TextEncoder, VisionConfig
+from unseen.clip.tokenizer import BytePairTokenizer, WordTokenizer
+from unseen.errors import InputError
+from unseen.hub import fetch, is_repository
+
+State = dict[str, Tensor]
+
+# Known and left out on purpose: sizes that OpenAI's archive stores as tensors, index buffers.
+_NOT_WEIGHTS = re.compile(
+    r"(input_resolution|context_length|vocab_size|attn_mask|(.*\.)?position_ids|(.*\.)?attn_mask)$"
+)
+
+
+def load_clip(
+    source: str | Path,
+    *,
+    heads: int | None = None,
+    text_heads: int | None = None,
+    activation: str | None = None,
+) -> CLIP:
+    """Read CLIP weights in any of the published formats.
+
+    Args:
+        source: OpenAI's ``.pt`` archive, a ``.safetensors`` file, a folder that holds one beside
+            its configuration, or the hub name of such a folder (``openai/clip-vit-base-patch16``).
+        heads: attention heads of the image encoder, which no shape tells; by default what the
+            configuration says, else one per 64 channels.
+        text_heads: the same for the text encoder.
+        activation: ``quick_gelu`` (OpenAI's weights) or ``gelu``; by default what the configuration
+            says, else ``quick_gelu``.
+
+    Raises:
+        InputError: there is nothing at ``source``, or what is there is not a CLIP of vision and
+            text transformers.
+    """
+    path, config_path = _locate(source)
+    config = _read_config(config_path)
+    if config.get("format") == "unseen-clip":
+        return _read_own(path, config)
+    state = read_state(path)
+    if any(key.startswith("vision_model.") for key in state):
+        state = _from_hugging_face(state)
+    else:
+        # open_clip's newer models keep the text encoder under its own prefix
+        state = {key.removeprefix("text."): value for key, value in state.items()}
+    image, text, scale = _split(state, path)
+    hints = _hints(config)
+    if activation is None and not config and path.suffix == ".safetensors":
+        warnings.warn(
+            f"no configuration beside {path}: taking OpenAI's activation, quick_gelu; "
+            "weights trained by others mostly need activation='gelu'",
+            stacklevel=2,
+        )
+    clip = CLIP(
+        build_image_encoder(
+            image,
+            heads=heads or hints.get("heads"),
+            activation=activation or hints.get("activation", "quick_gelu"),
+        ),
+        build_text_encoder(
+            text,
+            heads=text_heads or hints.get("text_heads"),
+            activation=activation or hints.get("activation", "quick_gelu"),
+        ),
+    )
+    clip.logit_scale.data.copy_(scale)
+    return clip
+
+
+def build_image_encoder(
+    state: State, *, heads: int | None = None, activation: str = "quick_gelu"
+) -> ImageEncoder:
+    """Make an image encoder of the sizes of a state dict in OpenAI's names, and fill it.
+
+    ``heads`` defaults to one per 64 channels.
+    """
+    width, _, _, patch = state["conv1.weight"].shape
+    side = math.isqrt(len(state["positional_embedding"]) - 1)
+    config = VisionConfig(
+        image_size=side * patch,
+        patch_size=patch,
+        width=width,
+        layers=_count_blocks(state),
+        heads=heads or max(width // 64, 1),
+        embed_dim=state["proj"].shape[1],
+        activation=activation,
+    )
+    encoder = ImageEncoder(config)
+    fill(encoder, state, "the image encoder")
+    return encoder
+
+
+def build_text_encoder(
+    state: State, *, heads: int | None = None, activation: str = "quick_gelu"
+) -> TextEncoder:
+    """Make a text encoder of the sizes of a state dict in OpenAI's names, and fill it.
+
+    ``heads`` defaults to one per 64 channels.
+    """
+    vocab_size, width = state["token_embedding.weight"].shape
+    config = TextConfig(
+        vocab_size=vocab_size,
+        context_length=len(state["positional_embedding"]),
+        width=width,
+        layers=_count_blocks(state),
+        heads=heads or max(width // 64, 1),
+        embed_dim=state["text_projection"].shape[1],
+        activation=activation,
+    )
+    encoder = TextEncoder(config)
+    fill(encoder, state, "the text encoder")
+    return encoder
+
+
+def fill(module: torch.nn.Module, state: State, what: str) -> None:
+    """Load a state dict strictly; say which keys are missing, unknown or misshapen."""
+    expected = module.state_dict()
+    problems = []
+    missing = sorted(expected.keys() - state.keys())
+    unknown = sorted(state.keys() - expected.keys())
+    shapes = [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in sorted(expected.keys() & state.keys())
+        if state[key].shape != expected[key].shape
+    ]
+    for title, keys in (("lacks", missing), ("has unknown", unknown), ("misshapen:", shapes)):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            problems.append(f"{title} {', '.join(keys[:3])}{more}")
+    if problems:
+        raise InputError(
+            f"these weights do not fit {what}: {'; '.join(problems)}. "
+            "Check that the file is whole and of this model"
+        )
+    module.load_state_dict({key: value.to(expected[key].dtype) for key, value in state.items()})
+
+
+def _count_blocks(state: State) -> int:
+    return len({key.split(".")[2] for key in state if key.startswith("transformer.resblocks.")})
+
+
+# Files ------------------------------------------------------------------------------------------
+
+_FOLDER_FILES = (
+    ("clip.safetensors", "clip.json"),
+    ("open_clip_model.safetensors", "open_clip_config.json"),
+    ("model.safetensors", "config.json"),
+    ("pytorch_model.bin", "config.json"),
+)
+
+
+def _locate(source: str | Path) -> tuple[Path, Path | None]:
+    """Return the weights file and its configuration, if it has one."""
+    path = Path(source)
+    if path.is_file():
+        known = [path.with_name(config) for name, config in _FOLDER_FILES if name == path.name]
+        return path, next((config for config in known if config.is_file()), None)
+    if path.is_dir():
+        for weights, config in _FOLDER_FILES:
+            if (path / weights).is_file():
+                return path / weights, path / config if (path / config).is_file() else None
+        names = ", ".join(name for name, _ in _FOLDER_FILES)
+        raise InputError(f"no CLIP weights in {path}: expected one of {names}")
+    if is_repository(str(source)):
+        for weights, config in _FOLDER_FILES[1:]:
+            config_file = fetch(str(source), config)
+            weights_file = fetch(str(source), weights) if config_file else None
+            if weights_file:
+                return weights_file, config_file
+        raise InputError(f"the hub's {source} holds no CLIP weights that can be read")
+    raise InputError(
+        f"no CLIP weights at {source}: give OpenAI's .pt file, a .safetensors file, a folder with "
+        "one, or a hub name such as openai/clip-vit-base-patch16"
+    )
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{path} is not a JSON configuration: restore it, or remove it") from None
+    return config
+
+
+def _hints(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what a published configuration says that shapes do not."""
+    if "model_cfg" in config:  # open_clip
+        model = config["model_cfg"]
+        vision, text = model["vision_cfg"], model["text_cfg"]
+        return {
+            "heads": vision["width"] // vision.get("head_width", 64),
+            "text_heads": text.get("heads", 8),
+            "activation": "quick_gelu" if model.get("quick_gelu") else "gelu",
+        }
+    if "vision_config" in config:  # Hugging Face; what equals its defaults may be left out
+        vision, text = config["vision_config"], config.get("text_config", {})
+        return {
+            "heads": vision.get("num_attention_heads", 12),
+            "text_heads": text.get("num_attention_heads", 8),
+            "activation": vision.get("hidden_act", "quick_gelu"),
+        }
+    return {}
+
+
+def read_state(path: str | Path) -> State:
+    """Read the tensors of a weights file by name, executing nothing.
+
+    Takes safetensors, ``torch.save`` files of tensors (also nested under ``state_dict``), and
+    TorchScript archives.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                    return _read_torchscript(archive)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except (SafetensorError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError) as error:
+        raise InputError(f"{path} is not a whole weights file: {error}") from None
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(
+            f"{path} was refused: it holds more than tensors and would run code ({reason})"
+        ) from None
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path} holds no weights by name: expected a state dict")
+    return dict(state)
+
+
+_DTYPES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+
+class _ScriptedModule:
+    """Stands for any class of a TorchScript archive: keeps its attributes, has no behaviour."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.attributes = state
+
+
+def _view_storage(
+    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> Tensor:
+    return storage.as_strided(size, stride, offset).clone()
+
+
+class _ArchiveUnpickler(pickle.Unpickler):
+    """Reads the object tree of a TorchScript archive with nothing but tensors and attributes."""
+
+    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(archive.open(f"{root}/data.pkl"))
+        self._archive, self._root = archive, root
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return _ScriptedModule
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _view_storage
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch.jit._pickle" and name.startswith("build_"):
+            return list  # lists of plain numbers
+        if (module, name) == ("torch.jit._pickle", "restore_type_tag"):
+            return lambda value, _: value
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        _, dtype, key, _, _ = pid
+        data = self._archive.read(f"{self._root}/data/{key}")
+        if not data:
+            return torch.empty(0, dtype=dtype)
+        return torch.frombuffer(bytearray(data), dtype=dtype)
+
+
+def _read_torchscript(archive: zipfile.ZipFile) -> State:
+    """Read every tensor of a TorchScript archive, as OpenAI published CLIP."""
+    root = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+    module = _ArchiveUnpickler(archive, root.removesuffix("/data.pkl")).load()
+    state: State = {}
+
+    def collect(node: _ScriptedModule, prefix: str) -> None:
+        for name, value in node.attributes.items():
+            if isinstance(value, Tensor):
+                state[prefix + name] = value
+            elif isinstance(value, _ScriptedModule):
+                collect(value, f"{prefix}{name}.")
+
+    if not isinstance(module, _ScriptedModule):
+        raise pickle.UnpicklingError("its root is no module")
+    collect(module, "")
+    return state
+
+
+# Names ------------------------------------------------------------------------------------------
+
+
+def _split(state: State, path: Path) -> tuple[State, State, Tensor]:
+    """Divide a state dict in OpenAI's names into image encoder, text encoder, logit scale."""
+    state = {key: value for key, value in state.items() if not _NOT_WEIGHTS.match(key)}
+    scale = state.pop("logit_scale", torch.tensor(math.log(100.0)))
+    image = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
+    text = {k: v for k, v in state.items() if not k.startswith("visual.")}
+    for part, needed in (
+        (image, ("conv1.weight", "positional_embedding", "proj")),
+        (text, ("token_embedding.weight", "positional_embedding", "text_projection")),
+    ):
+        lacking = [key for key in needed if key not in part]
+        if lacking:
+            raise InputError(
+                f"{path} is not a CLIP with a vision transformer: it lacks {', '.join(lacking)}"
+            )
+    return image, text, scale.reshape(())
+
+
+_HUGGING_FACE = [
+    (r"vision_model\.embeddings\.class_embedding", "visual.class_embedding"),
+    (r"vision_model\.embeddings\.patch_embedding\.", "visual.conv1."),
+    (r"vision_model\.embeddings\.position_embedding\.weight", "visual.positional_embedding"),
+    (r"vision_model\.pre_layrnorm\.", "visual.ln_pre."),
+    (r"vision_model\.post_layernorm\.", "visual.ln_post."),
+    (r"vision_model\.encoder\.layers\.", "visual.transformer.resblocks."),
+    (r"visual_projection\.weight", "visual.proj"),
+    (r"text_model\.embeddings\.token_embedding\.", "token_embedding."),
+    (r"text_model\.embeddings\.position_embedding\.weight", "positional_embedding"),
+    (r"text_model\.final_layer_norm\.", "ln_final."),
+    (r"text_model\.encoder\.layers\.", "transformer.resblocks."),
+    (r"text_projection\.weight", "text_projection"),
+]
+_HUGGING_FACE_BLOCK = [
+    (r"\.self_attn\.out_proj\.", ".attn.out_proj."),
+    (r"\.layer_norm1\.", ".ln_1."),
+    (r"\.layer_norm2\.", ".ln_2."),
+    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+]
+
+
+def _from_hugging_face(state: State) -> State:
+    """Rename to OpenAI's names, join query, key and value, transpose the two projections."""
+    renamed: State = {}
+    for old, value in state.items():
+        key = old
+        for pattern, name in _HUGGING_FACE:
+            key = re.sub(f"^{pattern}", name, key)
+        for pattern, name in _HUGGING_FACE_BLOCK:
+            key = re.sub(pattern, name, key)
+        renamed[key] = value.T if key in ("visual.proj", "text_projection") else value
+    for key in [key for key in renamed if ".self_attn.q_proj." in key]:
+        parts = [renamed.pop(key.replace("q_proj", f"{part}_proj")) for part in "qkv"]
+        block, kind = key.split(".self_attn.q_proj.")
+        renamed[f"{block}.attn.in_proj_{kind}"] = torch.cat(parts)
+    return renamed
+
+
+# Our own format ---------------------------------------------------------------------------------
+
+
+def clip_config(image: ImageEncoder, text: TextEncoder | None = None) -> dict[str, Any]:
+    """Describe encoders so that ``build_from_config`` makes them again."""
+    config: dict[str, Any] = {"vision": asdict(image.config)}
+    if text is not None:
+        config["text"] = asdict(text.config)
+        tokenizer = text.tokenizer
+        if isinstance(tokenizer, WordTokenizer):
+            config["words"] = {"words": list(tokenizer.words), "note": tokenizer.note}
+    return config
+
+
+def build_from_config(config: dict[str, Any]) -> tuple[ImageEncoder, TextEncoder]:
+    """Make empty encoders of a description."""
+    text = TextConfig(**config["text"])
+    if "words" in config:
+        words = config["words"]
+        tokenizer = WordTokenizer(words["words"], text.context_length, note=words["note"])
+        return ImageEncoder(VisionConfig(**config["vision"])), TextEncoder(text, tokenizer)
+    return (
+        ImageEncoder(VisionConfig(**config["vision"])),
+        TextEncoder(text, BytePairTokenizer(text.context_length)),
+    )
+
+
+def save_clip(
+    clip: CLIP, folder: Path, *, dtype: torch.dtype = torch.float32, **facts: Any
+) -> None:
+    """Write ``clip.safetensors`` and ``clip.json``; ``facts`` are kept beside the sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.to(dtype).contiguous() for key, value in clip.state_dict().items()}
+    save_file(state, folder / "clip.safetensors")
+    config = {"format": "unseen-clip", **clip_config(clip.image, clip.text), **facts}
+    (folder / "clip.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_own(path: Path, config: dict[str, Any]) -> CLIP:
+    clip = CLIP(*build_from_config(config))
+    fill(clip, read_state(path), "the CLIP that clip.json describes")
+    return clip

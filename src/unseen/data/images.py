@@ -1,0 +1,81 @@
+"""Pictures and label maps from files, whatever their kind."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from unseen.errors import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    """Open and decode a picture; whatever is wrong with it becomes one sentence."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                yield image
+    except FileNotFoundError:
+        raise InputError(f"there is no picture at {path}: check the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, expected a picture") from None
+    except PermissionError:
+        raise InputError(f"{path} may not be read: check its permissions") from None
+    except UnidentifiedImageError:
+        raise InputError(
+            f"{path} is no picture, whatever its name says: expected {', '.join(SUFFIXES)}"
+        ) from None
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{path} has too many pixels to be opened safely: make it smaller"
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:  # what decoders raise on broken files
+        raise InputError(f"{path} is a broken picture: {error}; restore or remove it") from None
+
+
+def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
+    """Read a picture as 8-bit RGB, the right way up.
+
+    Grey, palette, CMYK and 16-bit pictures are converted; transparent pixels are put on white.
+
+    Raises:
+        InputError: there is no whole picture at ``path``.
+    """
+    with _open(Path(path)) as image:
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """Convert a decoded picture to 8-bit RGB, turned as its EXIF says."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip instead of scale
+        image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise InputError("pictures of floating-point pixels have no agreed range: save as 8 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return np.asarray(image.convert("RGB"))
+
+
+def read_labels(path: str | Path) -> UInt8[np.ndarray, "H W"]:
+    """Read a label map: a palette or grey PNG, its index values unchanged.
+
+    Raises:
+        InputError: there is no whole picture at ``path``, or it has colour channels.
+    """
+    with _open(Path(path)) as image:
+        if image.mode not in ("L", "P", "1"):
+            raise InputError(
+                f"{path} has mode {image.mode}, expected a label map: one palette or grey channel"
+            )
+        return np.asarray(image.convert("L") if image.mode == "1" else image)

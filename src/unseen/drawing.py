@@ -1,0 +1,95 @@
+"""Masks made visible: a palette, label PNGs, overlays with a legend."""
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+_FIRST = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66),
+    (0, 114, 178), (213, 94, 0), (204, 121, 167), (120, 120, 120),
+)  # fmt: skip
+
+
+def palette(count: int) -> UInt8[np.ndarray, "C 3"]:
+    """Return a colour a class: eight for colour-blind readers, then hues a golden angle apart."""
+    colours = list(_FIRST[:count])
+    for i in range(count - len(colours)):
+        lightness, saturation = (0.45, 0.62, 0.75)[i % 3], (0.85, 0.6)[i // 3 % 2]
+        rgb = colorsys.hls_to_rgb((0.11 + i * 0.618034) % 1, lightness, saturation)
+        colours.append(tuple(round(255 * channel) for channel in rgb))  # type: ignore[arg-type]
+    return np.array(colours, dtype=np.uint8).reshape(count, 3)
+
+
+def mask_image(mask: Int[np.ndarray, "H W"], num_classes: int) -> Image.Image:
+    """Make a label PNG: a palette image whose index is the label; grey 16-bit above 255 classes."""
+    if num_classes > 255:
+        return Image.fromarray(mask.astype(np.uint16))
+    image = Image.fromarray(mask.astype(np.uint8))
+    image.putpalette(palette(num_classes).tobytes())
+    return image
+
+
+def overlay(
+    image: UInt8[np.ndarray, "H W 3"],
+    mask: Int[np.ndarray, "H W"],
+    labels: Sequence[str],
+    *,
+    marked: Sequence[str] = (),
+    opacity: float = 0.55,
+) -> Image.Image:
+    """Tint a picture by its mask, outline the regions, and list the labels present below it.
+
+    Args:
+        image: 8-bit RGB.
+        mask: positions in ``labels``.
+        labels: the names.
+        marked: names that get a star in the legend: those that were unseen in training.
+        opacity: share of the tint, 0 to 1.
+    """
+    colours = palette(len(labels))
+    # small pictures are enlarged, or their legend would be larger than they are
+    factor = max(1, round(480 / max(mask.shape)))
+    image, mask = (np.repeat(np.repeat(a, factor, 0), factor, 1) for a in (image, mask))
+    tinted = (1 - opacity) * image + opacity * colours[mask]
+    edges = np.zeros(mask.shape, bool)
+    edges[:-1] |= mask[:-1] != mask[1:]
+    edges[:, :-1] |= mask[:, :-1] != mask[:, 1:]
+    tinted[edges] = 255
+    picture = Image.fromarray(tinted.astype(np.uint8))
+    shares = np.bincount(mask.ravel(), minlength=len(labels)) / mask.size
+    entries = [
+        (tuple(colours[i]), f"{labels[i]}{'*' if labels[i] in marked else ''} {shares[i]:.0%}")
+        for i in np.argsort(-shares).tolist()
+        if shares[i] > 0
+    ]
+    if any(labels[i] in marked for i in np.flatnonzero(shares).tolist()):
+        entries.append(((255, 255, 255), "* unseen in training"))
+    return _with_legend(picture, entries)
+
+
+def _with_legend(
+    picture: Image.Image, entries: Sequence[tuple[tuple[int, ...], str]]
+) -> Image.Image:
+    """Put coloured names under a picture, in as many lines as its width asks for."""
+    font = ImageFont.load_default(size=15)
+    line, pad, swatch = 24, 10, 14
+    width = max(picture.width, 160)
+    places, x, y = [], pad, 0
+    for colour, text in entries:
+        length = swatch + 6 + int(font.getlength(text)) + 16
+        if x > pad and x + length > width:
+            x, y = pad, y + line
+        places.append((x, y, colour, text))
+        x += length
+    canvas = Image.new("RGB", (width, picture.height + y + line + pad), "white")
+    canvas.paste(picture, ((width - picture.width) // 2, 0))
+    draw = ImageDraw.Draw(canvas)
+    for x, y, colour, text in places:
+        top = picture.height + y + 8
+        draw.rectangle((x, top, x + swatch, top + swatch), fill=colour)
+        draw.text((x + swatch + 6, top - 2), text, fill="black", font=font)
+    return canvas

@@ -1,0 +1,117 @@
+"""Text embeddings as files, which say what they are of."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unseen.clip import TextEncoder
+from unseen.errors import InputError
+from unseen.vocabulary import Vocabulary
+
+
+def fingerprint(text: TextEncoder) -> str:
+    """Return a hash of a text encoder's weights: which CLIP it is."""
+    digest = hashlib.sha256()
+    for key, value in sorted(text.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class TextEmbeddings:
+    """One embedding a class.
+
+    Args:
+        vocabulary: the classes and the templates they were put into.
+        values: (C, D), unit rows up to rounding; used as they are.
+        clip: fingerprint of the text encoder; empty where the file did not say.
+    """
+
+    vocabulary: Vocabulary
+    values: Float[Tensor, "C D"]
+    clip: str = ""
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or len(self.values) != len(self.vocabulary):
+            raise InputError(
+                f"{len(self.vocabulary)} labels need as many rows of text embeddings, "
+                f"got {tuple(self.values.shape)}: the file is of another vocabulary"
+            )
+
+    @classmethod
+    def make(cls, text: TextEncoder, vocabulary: Vocabulary) -> "TextEmbeddings":
+        """Embed a vocabulary."""
+        values = text.embed(vocabulary.names, vocabulary.templates)
+        return cls(vocabulary, values.cpu(), fingerprint(text))
+
+    @classmethod
+    def load(cls, path: str | Path, vocabulary: Vocabulary | None = None) -> "TextEmbeddings":
+        """Read a file written by ``save``, or a bare ``.npy`` of the authors.
+
+        Args:
+            path: the file.
+            vocabulary: what the rows of a ``.npy`` are of; other files say it themselves.
+
+        Raises:
+            InputError: not such a file, or rows without names.
+        """
+        path = Path(path)
+        try:
+            if path.suffix == ".npy":
+                if vocabulary is None:
+                    raise InputError(
+                        f"{path} holds rows without names: say which vocabulary they are of"
+                    )
+                return cls(vocabulary, torch.from_numpy(np.load(path, allow_pickle=False)))
+            with safe_open(path, framework="pt") as file:
+                facts = file.metadata() or {}
+                if "vocabulary" not in facts:
+                    raise InputError(f"{path} is not a file of text embeddings: it names no labels")
+                stored = Vocabulary.from_dict(json.loads(facts["vocabulary"]))
+                return cls(stored, file.get_tensor("text"), facts["clip"])
+        except FileNotFoundError:
+            raise InputError(f"there is no file of text embeddings at {path}") from None
+        except (SafetensorError, OSError, EOFError) as error:
+            raise InputError(f"{path} is not a file of text embeddings: {error}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write the rows with their names, templates and CLIP."""
+        facts = {"vocabulary": json.dumps(asdict(self.vocabulary)), "clip": self.clip}
+        save_file({"text": self.values.contiguous()}, path, metadata=facts)
+
+    def check(self, width: int, text: TextEncoder | None) -> None:
+        """Refuse rows that another CLIP made, as far as can be told.
+
+        Args:
+            width: of the model's joint space.
+            text: the model's text encoder, if it has one.
+        """
+        if self.values.shape[1] != width:
+            raise InputError(
+                f"the text embeddings are {self.values.shape[1]} wide and this model's CLIP is "
+                f"{width} wide: they are of another CLIP"
+            )
+        if self.clip and text is not None and self.clip != fingerprint(text):
+            raise InputError(
+                f"the text embeddings were made by CLIP {self.clip}, this model has "
+                f"{fingerprint(text)}: make them again with this model"
+            )
+
+    def describe(self) -> str:
+        """Say in a line where the rows come from."""
+        origin = f"CLIP {self.clip}" if self.clip else "a CLIP the file does not name"
+        templates = (
+            f"{len(self.vocabulary.templates)} templates"
+            if self.clip
+            else "templates it does not say"
+        )
+        return f"{len(self.values)} text embeddings from {origin}, {templates}"

@@ -1,0 +1,72 @@
+"""Scores of a segmenter on a data set."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unseen.data.datasets import Dataset
+from unseen.embeddings import TextEmbeddings
+from unseen.errors import InputError
+from unseen.methods import METHODS, maskclip
+from unseen.metrics import Scores, confusion
+from unseen.progress import track
+from unseen.segmenter import Segmenter
+from unseen.vocabulary import Vocabulary
+
+
+def evaluate(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    *,
+    labels: Vocabulary | TextEmbeddings | None = None,
+    calibration: float | None = None,
+    show_dir: str | Path | None = None,
+) -> Scores:
+    """Segment every picture of a data set and count its pixels against the labels.
+
+    Args:
+        segmenter: what is judged.
+        dataset: pictures with label maps.
+        labels: the names offered to the model, all of the data set's by default.
+        calibration: γ; the model's own by default.
+        show_dir: a folder for an overlay of every prediction.
+
+    Raises:
+        InputError: a name that the data set does not have, or a label map that does not fit.
+    """
+    offered = dataset.vocabulary if labels is None else labels
+    names = offered.vocabulary.names if isinstance(offered, TextEmbeddings) else offered.names
+    strangers = [name for name in names if name not in dataset.vocabulary.names]
+    if strangers:
+        raise InputError(
+            f"the data set {dataset.vocabulary.name!r} has no labels {', '.join(strangers[:3])}"
+        )
+    positions = np.array(dataset.vocabulary.positions(names))
+    size = len(dataset.vocabulary)
+    matrix = np.zeros((size, size), np.int64)
+    for index in track(range(len(dataset)), "evaluating"):
+        sample = dataset[index]
+        result = segmenter(sample.image, offered, calibration=calibration, limit=None)
+        matrix += confusion(positions[result.mask], sample.labels, size)
+        if show_dir is not None:
+            result.save(Path(show_dir) / f"{sample.name}.png")
+    return Scores(matrix, dataset.vocabulary)
+
+
+def make_baselines(segmenter: Segmenter) -> dict[str, Segmenter]:
+    """Return what a trained model should beat: its own head untrained, and its CLIP alone."""
+    image, config = segmenter.model.encoder.clip, segmenter.config
+    torch.manual_seed(0)
+    untrained = METHODS[config.method](image, **config.options)
+    device = str(segmenter.device)
+    return {
+        "untrained head": Segmenter(untrained, segmenter.text, config, device=device),
+        "CLIP alone (MaskCLIP)": Segmenter(
+            maskclip(image),
+            segmenter.text,
+            replace(config, method="maskclip", options={}, setting="", calibration=0.0),
+            device=device,
+        ),
+    }

@@ -1,0 +1,62 @@
+"""One file of a model hub, from the local cache or the network."""
+
+import os
+import socket
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlparse
+
+from unseen.errors import InputError
+
+
+def fetch(repository: str, filename: str) -> Path | None:
+    """Return the path of a hub repository's file, downloading it where it is not cached yet.
+
+    Returns:
+        The path, or None where the repository has no such file.
+
+    Raises:
+        InputError: the repository is unknown, or it is not cached and the hub cannot be reached.
+    """
+    from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repository, filename)
+    if isinstance(cached, str):
+        return Path(cached)
+    if not _reachable(constants.ENDPOINT):
+        raise InputError(
+            f"{repository!r} is no file or folder here, not in the local cache of the hub, and the "
+            "hub cannot be reached: give a path, or run once with a network connection"
+        )
+    try:
+        return Path(hf_hub_download(repository, filename))
+    except errors.RepositoryNotFoundError:
+        raise InputError(
+            f"{repository!r} is no file or folder here and no repository of the hub"
+        ) from None
+    except errors.LocalEntryNotFoundError as error:
+        raise InputError(f"the hub did not answer for {repository!r}: {error}") from None
+    except errors.EntryNotFoundError:
+        return None
+
+
+def is_repository(name: str) -> bool:
+    """Tell whether a string could name a hub repository: ``owner/name``."""
+    parts = name.split("/")
+    return len(parts) == 2 and all(part and not part.startswith(".") for part in parts)
+
+
+def _reachable(endpoint: str) -> bool:
+    """Look the hub's host up, unless offline mode is on or a proxy would do it.
+
+    huggingface_hub itself retries an unreachable host for half a minute.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlparse(endpoint).hostname, 443)
+    except OSError:
+        return False
+    return True

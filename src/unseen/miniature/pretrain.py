@@ -1,0 +1,216 @@
+"""Contrastive pre-training of the tiny CLIP: what the shipped weights were made with.
+
+    python -m unseen.miniature.pretrain runs/clip --steps 6000
+
+draws its scenes as it goes, can be stopped at any time and goes on where it was when called again.
+It ends with ``clip.safetensors`` and ``clip.json`` in that folder: what the package ships.
+
+Beside CLIP's loss (arXiv 2103.00020, Fig. 3) on the class token stands a second one on the mean of
+the normalised patch embeddings. It is our addition: at this size, patch tokens do not come to carry
+the names of things by themselves, as they do in a CLIP trained on 400 million pictures.
+"""
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from unseen.clip import CLIP, ImageEncoder, TextConfig, TextEncoder, VisionConfig, WordTokenizer
+from unseen.clip.model import MEAN, STD
+from unseen.clip.weights import save_clip
+from unseen.miniature.world import Scene, World, caption_words
+from unseen.vocabulary import MINIATURE, Vocabulary
+
+TRAIN, VALIDATION = 1000, 1001  # first number of the scenes' seeds; segmentation uses others
+
+NOTE = "It was trained on drawings of a small world, not on photos."
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Everything the weights depend on."""
+
+    steps: int = 6000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    warmup: int = 300
+    decay: float = 0.25  # share of the steps over which the rate falls to zero, at the end
+    patch_weight: float = 0.3
+    seed: int = 0
+    size: int = 64
+    patch_size: int = 8
+    width: int = 192
+    layers: int = 6
+    heads: int = 3
+    text_width: int = 128
+    text_layers: int = 2
+    embed_dim: int = 128
+
+
+def tiny_clip(config: Pretraining, vocabulary: Vocabulary = MINIATURE) -> CLIP:
+    """Build an untrained CLIP whose text encoder knows the words of a world's captions."""
+    tokenizer = WordTokenizer(caption_words(vocabulary), context_length=32, note=NOTE)
+    vision = VisionConfig(
+        config.size, config.patch_size, config.width, config.layers, config.heads, config.embed_dim
+    )
+    text = TextConfig(
+        tokenizer.vocab_size,
+        tokenizer.context_length,
+        config.text_width,
+        config.text_layers,
+        max(config.text_width // 64, 1),
+        config.embed_dim,
+    )
+    return CLIP(ImageEncoder(vision), TextEncoder(text, tokenizer))
+
+
+def contrastive_loss(
+    images: Float[Tensor, "B D"],
+    texts: Float[Tensor, "B D"],
+    scale: Float[Tensor, ""],
+    same: Float[Tensor, "B B"],
+) -> Float[Tensor, ""]:
+    """Average CLIP's two cross-entropies between unit embeddings.
+
+    ``same`` (B, B) is 1 where two captions are equal: each of them is a right answer.
+    """
+    logits = scale * images @ texts.T
+    target = same / same.sum(dim=1, keepdim=True)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def learning_rate(config: Pretraining, step: int) -> float:
+    """Return the rate of a step: linear warm-up, constant, linear to zero."""
+    fall = max(1.0, config.decay * config.steps)
+    return config.learning_rate * min(
+        1.0, (step + 1) / config.warmup, max(0.0, (config.steps - step) / fall)
+    )
+
+
+def draw(world: World, *seeds: tuple[int, ...]) -> tuple[Float[Tensor, "B 3 H W"], list[Scene]]:
+    """Draw scenes and stack their pictures, normalised."""
+    scenes = [world.scene(*seed) for seed in seeds]
+    pixels = torch.from_numpy(np.stack([scene.image for scene in scenes]))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return (pixels.permute(0, 3, 1, 2) - mean) / std, scenes
+
+
+def step_loss(clip: CLIP, config: Pretraining, world: World, step: int) -> Float[Tensor, ""]:
+    """Draw the batch of a step and compute its loss."""
+    numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
+    images, scenes = draw(world, *((TRAIN, config.seed, number) for number in numbers))
+    captions = [scene.caption for scene in scenes]
+    embedded = clip.image(images)
+    cls = F.normalize(embedded[:, 0], dim=-1)
+    patches = F.normalize(F.normalize(embedded[:, 1:], dim=-1).mean(dim=1), dim=-1)
+    texts = F.normalize(clip.text(clip.text.tokenizer(captions)), dim=-1)
+    same = torch.tensor([[float(a == b) for a in captions] for b in captions])
+    scale = clip.logit_scale.exp()
+    return contrastive_loss(cls, texts, scale, same) + config.patch_weight * contrastive_loss(
+        patches, texts, scale, same
+    )
+
+
+@torch.no_grad()
+def zero_shot(clip: CLIP, config: Pretraining, num_scenes: int = 480) -> dict[str, float]:
+    """Score the naming of things on validation scenes that show exactly one.
+
+    Returns:
+        Shares right, in 0..1: of pictures by their class token (``top1``), of the thing's pixels by
+        their patch (``patch_top1``). Chance is one over the number of things.
+    """
+    vocabulary = MINIATURE
+    world = World(vocabulary, (config.size, config.size), scale=(0.4, 0.9), things=(1, 1))
+    text = clip.text.embed(vocabulary.things, vocabulary.templates)
+    right = patch_right = patch_count = 0
+    for start in range(0, num_scenes, 60):
+        images, scenes = draw(world, *((VALIDATION, start + i) for i in range(60)))
+        answers = (clip.image(images) @ text.T).argmax(dim=-1)
+        for answer, scene in zip(answers, scenes, strict=True):
+            mask = torch.from_numpy(scene.mask)
+            label = int(mask[mask < len(vocabulary.things)].mode().values)
+            centre = config.patch_size // 2  # a patch is scored by the label of its middle pixel
+            is_thing = (mask[centre :: config.patch_size, centre :: config.patch_size]) == label
+            right += int(answer[0] == label)
+            patch_right += int((answer[1:][is_thing.flatten()] == label).sum())
+            patch_count += int(is_thing.sum())
+    return {"top1": right / num_scenes, "patch_top1": patch_right / max(patch_count, 1)}
+
+
+def pretrain(folder: Path, config: Pretraining, *, report_every: int = 250) -> CLIP:
+    """Train, or go on training, the tiny CLIP of a folder, where log, state and weights lie."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    clip = tiny_clip(config)
+    decayed = [p for p in clip.parameters() if p.ndim > 1]
+    kept = [p for p in clip.parameters() if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": kept, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    start, state_file = 0, folder / "state.pt"
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        clip.load_state_dict(state["clip"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    world = World(MINIATURE, (config.size, config.size), scale=(0.25, 1.3))
+    losses, began = [], time.monotonic()
+    for step in range(start, config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        loss = step_loss(clip, config, world, step)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
+        optimizer.step()
+        clip.logit_scale.data.clamp_(max=math.log(100))
+        losses.append(loss.item())
+        if (step + 1) % report_every == 0 or step + 1 == config.steps:
+            seconds = time.monotonic() - began
+            line = {
+                "step": step + 1,
+                "images": (step + 1) * config.batch_size,
+                "loss": round(sum(losses) / len(losses), 4),
+                **{name: round(share, 4) for name, share in zero_shot(clip, config).items()},
+                "images_per_second": round(len(losses) * config.batch_size / seconds, 1),
+            }
+            print(json.dumps(line), flush=True)
+            with (folder / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            state = {
+                "clip": clip.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step + 1,
+            }
+            torch.save(state, folder / "state.part")
+            (folder / "state.part").replace(state_file)
+            losses, began = [], time.monotonic()
+    save_clip(clip, folder, dtype=torch.float16, pretraining=asdict(config))
+    return clip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pre-train the miniature's CLIP.")
+    parser.add_argument("folder", type=Path)
+    for field in fields(Pretraining):
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default
+        )
+    options = vars(parser.parse_args())
+    pretrain(options.pop("folder"), Pretraining(**options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The miniature world as data sets: a split is a seed, a sample is drawn when asked for."""
+
+import numpy as np
+
+from unseen.data.datasets import Sample
+from unseen.errors import InputError
+from unseen.miniature.world import World
+from unseen.vocabulary import MINIATURE, Vocabulary
+
+SPLITS = {"train": (0, 100_000), "val": (1, 300), "test": (2, 500)}
+"""The first number of the scenes' seeds, and how many scenes the split has."""
+
+
+class Scenes:
+    """Scenes of one split.
+
+    Args:
+        split: ``train``, ``val`` or ``test``.
+        vocabulary: what may be drawn.
+        size: side of the square scenes in pixels.
+        count: how many scenes, by default the split's own number.
+    """
+
+    def __init__(
+        self,
+        split: str = "test",
+        *,
+        vocabulary: Vocabulary = MINIATURE,
+        size: int = 128,
+        count: int | None = None,
+    ) -> None:
+        if split not in SPLITS:
+            raise InputError(f"the miniature has the splits {', '.join(SPLITS)}; got {split!r}")
+        self.vocabulary = vocabulary
+        self.split = split
+        self._seed, length = SPLITS[split]
+        self._count = length if count is None else count
+        self._world = World(vocabulary, (size, size))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        scene = self._world.scene(self._seed, index)
+        return Sample(np.ascontiguousarray(scene.image), scene.mask, f"{self.split}-{index:05d}")

@@ -1,0 +1,88 @@
+"""The contract every method meets, and the join of its two halves.
+
+Letters in shapes: B batch, C classes, D CLIP's joint width, M transformer width, L tokens, K heads,
+P prompts, h×w patch grid, H×W pixels.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unseen.clip.model import ImageEncoder
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class ImageFeatures(NamedTuple):
+    """What an encoder tells of images; every embedding has unit length over D."""
+
+    cls: Float[Tensor, "B D"]
+    patches: Float[Tensor, "B D h w"]
+
+
+class Encoder(nn.Module):
+    """What turns normalised images (B, 3, H, W) into ``ImageFeatures``; its CLIP is frozen."""
+
+    clip: ImageEncoder
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a head answers: per-class logits on the patch grid, and scalars to add to the loss."""
+
+    logits: Float[Tensor, "B C h w"]
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Head(Protocol):
+    """Any module from features and class text to a prediction."""
+
+    def __call__(self, features: ImageFeatures, text: Float[Tensor, "C D"]) -> Prediction: ...
+
+
+class SegmentationModel(nn.Module):
+    """An encoder and a head, with the pixel statistics the encoder expects.
+
+    Args:
+        encoder: module from normalised images (B, 3, H, W) to ``ImageFeatures``.
+        head: module from ``ImageFeatures`` and text (C, D) to ``Prediction``.
+        mean: per-channel mean to subtract, published on the 0..255 scale. All three methods use
+            ImageNet's statistics, although the CLIP inside was trained with its own.
+        std: per-channel deviation to divide by, on the same scale.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        head: nn.Module,
+        *,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1) / 255)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1) / 255)
+
+    def forward(self, image: Float[Tensor, "B 3 H W"], text: Float[Tensor, "C D"]) -> Prediction:
+        """Score every class at every patch.
+
+        Args:
+            image: RGB in [0, 1].
+            text: one embedding a class; used as given, not normalised again.
+        """
+        features: ImageFeatures = self.encoder((image - self.mean) / self.std)
+        prediction: Prediction = self.head(features, text.to(image.dtype))
+        return prediction
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return what training changes: all that is not CLIP's."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]

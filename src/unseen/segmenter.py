@@ -1,0 +1,364 @@
+"""From a picture and words to a mask: sliding windows, the read-out, and ``Segmenter``."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from unseen.checkpoints import ModelConfig, load_pretrained, shipped_clip
+from unseen.clip import TextEncoder, load_clip
+from unseen.data.images import read_image, to_rgb
+from unseen.data.transforms import fit_short_side, resize_image
+from unseen.drawing import mask_image, overlay
+from unseen.embeddings import TextEmbeddings
+from unseen.errors import InputError
+from unseen.methods import maskclip
+from unseen.model import SegmentationModel
+from unseen.vocabulary import Vocabulary, read_vocabulary
+
+LONGEST_SIDE = 4096
+"""Where ``Segmenter`` stops enlarging a very elongated picture, in pixels."""
+
+Picture = str | Path | Image.Image | UInt8[np.ndarray, "H W 3"]
+
+
+def slide(
+    predict: Callable[[Tensor], Tensor],
+    image: Float[Tensor, "B 3 H W"],
+    *,
+    window: int,
+    stride: int,
+) -> Float[Tensor, "B C H W"]:
+    """Average predictions over overlapping windows.
+
+    Windows start every ``stride`` pixels; the last of a row or column is moved back inside the
+    image. A side shorter than ``window`` has one window, as long as that side.
+
+    Args:
+        predict: from a crop (B, 3, y, x) to scores (B, C, y, x).
+        image: the picture.
+        window: side of a window.
+        stride: step from one window to the next.
+    """
+    height, width = image.shape[2:]
+    total: Tensor | None = None
+    count = image.new_zeros(1, 1, height, width)
+    for top in _starts(height, window, stride):
+        for left in _starts(width, window, stride):
+            crop = image[:, :, top : top + window, left : left + window]
+            scores = predict(crop)
+            if total is None:
+                total = scores.new_zeros(*scores.shape[:2], height, width)
+            total[:, :, top : top + window, left : left + window] += scores
+            count[:, :, top : top + window, left : left + window] += 1
+    assert total is not None
+    return total / count
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    steps = max(length - window + stride - 1, 0) // stride + 1
+    return [min(i * stride, max(length - window, 0)) for i in range(steps)]
+
+
+def read_out(
+    logits: Float[Tensor, "B C h w"],
+    size: tuple[int, int],
+    *,
+    window: int,
+    bias: Float[Tensor, " C"],
+) -> Float[Tensor, "B C H W"]:
+    """Turn logits on the patch grid into scores at pixels: enlarge, sigmoid, subtract the bias.
+
+    The sigmoid is taken where the short side is ``window`` pixels, as the authors do for their
+    square crops; a crop of another size is then resized to its own.
+
+    Args:
+        logits: scores on the patch grid.
+        size: (height, width) of the crop.
+        window: side of the windows the model was trained on.
+        bias: γ for seen classes, 0 for the others.
+    """
+    fine = fit_short_side(size, window)
+    scores = F.interpolate(logits, fine, mode="bilinear", align_corners=False).sigmoid()
+    scores = scores - bias.view(-1, 1, 1)
+    if fine == size:
+        return scores
+    return F.interpolate(scores, size, mode="bilinear", align_corners=False)
+
+
+def label(
+    scores: Float[Tensor, "C h w"], size: tuple[int, int]
+) -> tuple[Int[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
+    """Resize scores to (height, width) and return each pixel's best class and its score.
+
+    Classes are enlarged a few at a time, so memory does not grow with their number.
+    """
+    step = max(1, 2**25 // (size[0] * size[1]))
+    best = torch.full(size, -torch.inf)
+    mask = torch.zeros(size, dtype=torch.long)
+    for start in range(0, len(scores), step):
+        group = scores[None, start : start + step]
+        if group.shape[2:] != size:
+            group = F.interpolate(group, size, mode="bilinear", align_corners=False)
+        values, winners = group[0].max(dim=0)
+        values, winners = values.cpu(), winners.cpu()
+        better = values > best
+        best = torch.where(better, values, best)
+        mask = torch.where(better, winners + start, mask)
+    return mask.numpy(), best.numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """A segmented picture.
+
+    Args:
+        mask: (H, W) int64, positions in ``labels``.
+        labels: the names.
+        scores: (H, W) float32, the score of each pixel's label: its sigmoid, averaged over windows,
+            less γ for seen classes.
+        image: (H, W, 3) uint8, the picture.
+        unseen: the labels that the model's training never showed a mask of.
+    """
+
+    mask: Int[np.ndarray, "H W"]
+    labels: tuple[str, ...]
+    scores: Float[np.ndarray, "H W"]
+    image: UInt8[np.ndarray, "H W 3"]
+    unseen: tuple[str, ...] = ()
+
+    def overlay(self, *, opacity: float = 0.55) -> Image.Image:
+        """Paint the mask over the picture, with a legend."""
+        return overlay(self.image, self.mask, self.labels, marked=self.unseen, opacity=opacity)
+
+    def mask_image(self) -> Image.Image:
+        """Return the mask as a palette image whose index is the label."""
+        return mask_image(self.mask, len(self.labels))
+
+    def regions(self) -> list[dict[str, Any]]:
+        """List the labels found, largest first: share of the picture, mean score, unseen or not."""
+        areas = np.bincount(self.mask.ravel(), minlength=len(self.labels))
+        sums = np.bincount(self.mask.ravel(), self.scores.ravel(), minlength=len(self.labels))
+        return [
+            {
+                "label": self.labels[i],
+                "share": round(float(areas[i] / self.mask.size), 4),
+                "score": round(float(sums[i] / areas[i]), 4),
+                "unseen": self.labels[i] in self.unseen,
+            }
+            for i in np.argsort(-areas, kind="stable")
+            if areas[i]
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """Write the overlay to ``path``."""
+        save_image(self.overlay(), path)
+
+
+def save_image(image: Image.Image, path: str | Path) -> None:
+    """Write a picture; what cannot be written leaves no file behind.
+
+    Raises:
+        InputError: the folder cannot be written, or no format has that suffix.
+    """
+    path = Path(path)
+    part = path.with_name(f".part-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(part)
+        part.replace(path)
+    except (OSError, ValueError) as error:
+        if part.exists():
+            part.unlink()
+        raise InputError(f"{path} cannot be written: {error}") from None
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device a name means; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        InputError: no such device on this machine.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return torch.device(next((name for name, there in available.items() if there), "cpu"))
+    if device.split(":")[0] not in ("cpu", *available):
+        raise InputError(f"device must be auto, cpu, cuda or mps, got {device!r}")
+    if not available.get(device.split(":")[0], True):
+        raise InputError(f"this machine or this build of torch has no {device}: use --device cpu")
+    return torch.device(device)
+
+
+class Segmenter:
+    """Names the pixels of pictures with any words.
+
+    >>> segmenter = Segmenter.from_pretrained("zegclip-miniature-inductive")
+    >>> result = segmenter("examples/meadow.png", ["cow", "grass", "sky"])
+    >>> result.mask.shape, result.labels
+    ((384, 512), ('cow', 'grass', 'sky'))
+
+    Args:
+        model: the segmentation model.
+        text: the text encoder of the model's CLIP; without one, labels must be text embeddings.
+        config: what the model is and how pictures are shown to it.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        text: TextEncoder | None,
+        config: ModelConfig,
+        *,
+        device: str = "auto",
+    ) -> None:
+        self.device = resolve_device(device)
+        self.model = model.to(self.device).eval()
+        self.text = text.to(self.device).eval() if text else None
+        self.config = config
+        self._embedded: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, clip: str | Path | None = None, device: str = "auto"
+    ) -> "Segmenter":
+        """Load a model that ships with the package by its name, or any from its folder."""
+        model, text, config = load_pretrained(source, clip=clip)
+        return cls(model, text, config, device=device)
+
+    @classmethod
+    def from_clip(
+        cls,
+        source: str | Path,
+        *,
+        heads: int | None = None,
+        short_side: int | None = None,
+        device: str = "auto",
+    ) -> "Segmenter":
+        """Segment with CLIP alone, nothing trained: MaskCLIP's read-out.
+
+        Args:
+            source: what ``load_clip`` takes: a file, a folder, a hub name; or ``miniature``.
+            heads: attention heads of the image encoder, where they are not one per 64 channels.
+            short_side: pixels of a picture's short side, by default twice what CLIP was trained on.
+            device: as everywhere.
+        """
+        clip = load_clip(shipped_clip() if source == "miniature" else source, heads=heads)
+        side = short_side or 2 * clip.image.config.image_size
+        config = ModelConfig(
+            method="maskclip",
+            options={},
+            vocabulary=read_vocabulary("miniature" if source == "miniature" else "coco171"),
+            setting="",
+            short_side=side,
+            window=side,
+            stride=max(1, round(side * 426 / 512)),
+            clip=str(source),
+        )
+        return cls(maskclip(clip.image), clip.text, config, device=device)
+
+    def embed(self, vocabulary: Vocabulary) -> Float[Tensor, "C D"]:
+        """Embed the names of a vocabulary; the last few are remembered."""
+        key = vocabulary.names, vocabulary.templates
+        if key not in self._embedded:
+            if self.text is None:
+                raise InputError("this model has no text encoder: give text embeddings")
+            if len(self._embedded) >= 8:
+                self._embedded.pop(next(iter(self._embedded)))
+            self._embedded[key] = self.text.embed(vocabulary.names, vocabulary.templates)
+        return self._embedded[key]
+
+    def bias(self, names: Sequence[str], calibration: float | None = None) -> Float[Tensor, " C"]:
+        """Return γ for names whose masks the training showed, 0 for all others."""
+        gamma = self.config.calibration if calibration is None else calibration
+        seen = set(self.config.vocabulary.seen) if self.config.setting else set()
+        return torch.tensor([gamma * (name in seen) for name in names], device=self.device)
+
+    @torch.inference_mode()
+    def score(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        text: Float[Tensor, "C D"],
+        bias: Float[Tensor, " C"],
+    ) -> Float[Tensor, "C H W"]:
+        """Score every class at every pixel of a picture already resized."""
+        config = self.config
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
+        pixels = pixels.permute(2, 0, 1)[None].float() / 255
+
+        def predict(crop: Tensor) -> Tensor:
+            logits = self.model(crop, text).logits
+            size = (crop.shape[2], crop.shape[3])
+            return read_out(logits, size, window=config.window, bias=bias)
+
+        return slide(predict, pixels, window=config.window, stride=config.stride)[0]
+
+    def __call__(
+        self,
+        picture: Picture,
+        labels: str | Sequence[str] | Vocabulary | TextEmbeddings,
+        *,
+        calibration: float | None = None,
+        limit: int | None = LONGEST_SIDE,
+    ) -> Segmentation:
+        """Give every pixel the likeliest of the labels.
+
+        Args:
+            picture: path, PIL image, or (H, W, 3) uint8 RGB array.
+            labels: names, a vocabulary or its name, or embeddings made before.
+            calibration: γ to subtract from the scores of seen classes; the model's own by default.
+            limit: longest side in pixels that the picture is enlarged to, None for no limit.
+
+        Raises:
+            InputError: a picture that cannot be read, or labels that cannot be used.
+        """
+        image = as_array(picture)
+        if isinstance(labels, TextEmbeddings):
+            labels.check(self.model.encoder.clip.config.embed_dim, self.text)
+            vocabulary, text = labels.vocabulary, labels.values.float().to(self.device)
+        else:
+            vocabulary = read_vocabulary(labels, templates=self.config.vocabulary.templates)
+            text = self.embed(vocabulary)
+        shown = resize_image(image, self._shown_size((image.shape[0], image.shape[1]), limit))
+        scores = self.score(shown, text, self.bias(vocabulary.names, calibration))
+        mask, best = label(scores, (image.shape[0], image.shape[1]))
+        taught = self.config.vocabulary.seen if self.config.setting else vocabulary.names
+        unseen = tuple(name for name in vocabulary.names if name not in taught)
+        return Segmentation(mask, vocabulary.names, best, image, unseen)
+
+    def _shown_size(self, size: tuple[int, int], limit: int | None) -> tuple[int, int]:
+        """Return the size a picture is resized to before it is cut into windows."""
+        height, width = fit_short_side(size, self.config.short_side)
+        if limit is None or max(height, width) <= limit:
+            return height, width
+        factor = limit / max(height, width)
+        patch = self.model.encoder.clip.config.patch_size
+        capped = (max(patch, round(height * factor)), max(patch, round(width * factor)))
+        warnings.warn(
+            f"a picture of {size[1]}×{size[0]} pixels would be shown to the model at "
+            f"{width}×{height}; its long side is held at {limit}: {capped[1]}×{capped[0]}",
+            stacklevel=3,
+        )
+        return capped
+
+
+def as_array(picture: Picture) -> UInt8[np.ndarray, "H W 3"]:
+    """Return a picture, given in any way, as 8-bit RGB."""
+    if isinstance(picture, (str, Path)):
+        return read_image(picture)
+    if isinstance(picture, Image.Image):
+        return to_rgb(picture)
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+        raise InputError(
+            "an array must be a picture of (height, width, 3) and uint8, RGB; "
+            f"got {picture.shape} and {picture.dtype}"
+        )
+    return picture

@@ -1,0 +1,216 @@
+"""Training: the methods' shared schedule, step and loop. The only file that knows Lightning."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler
+
+from unseen.catalogue import open_dataset
+from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained, shipped_clip
+from unseen.clip import TextEncoder, load_clip
+from unseen.data.datasets import Dataset, Sample
+from unseen.errors import InputError, require
+from unseen.losses import criterion
+from unseen.methods import METHODS
+from unseen.model import SegmentationModel
+from unseen.progress import track
+from unseen.recipes import Recipe
+from unseen.segmenter import Segmenter
+from unseen.settings import SETTINGS, Setting
+from unseen.vocabulary import Vocabulary
+
+MIN_RATE = 1e-6
+
+
+def learning_rate(step: int, *, total: int, base: float, warmup: int) -> float:
+    """Return the rate of a step: polynomial decay of power 0.9, after a linear warm-up.
+
+    As mmcv's "poly" policy with ``min_lr`` 1e-6 and ``warmup_ratio`` 1e-6: the warm-up multiplies
+    the decaying rate, from a millionth to one.
+    """
+    rate = (base - MIN_RATE) * (1 - step / total) ** 0.9 + MIN_RATE
+    if step < warmup:
+        rate *= 1 - (1 - step / warmup) * (1 - 1e-6)
+    return rate
+
+
+def make_optimizer(
+    model: SegmentationModel, *, learning_rate: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """Optimise everything trainable alike.
+
+    The authors' configurations mean to spare norms from decay and to have two rates, but the first
+    key that matches a name wins there, and every trained parameter gets the same.
+    """
+    return torch.optim.AdamW(
+        model.trainable_parameters(), lr=learning_rate, weight_decay=weight_decay
+    )
+
+
+def compute_loss(
+    model: SegmentationModel,
+    images: Float[Tensor, "B 3 H W"],
+    labels: Int[Tensor, "B H W"],
+    text: Float[Tensor, "C D"],
+    *,
+    setting: Setting,
+    vocabulary: Vocabulary,
+    focal_weight: float = 100.0,
+    dice_weight: float = 1.0,
+) -> dict[str, Float[Tensor, ""]]:
+    """Run the model on a batch and return every term of its loss.
+
+    Args:
+        model: the model, or one wrapped for several processes.
+        images: RGB in [0, 1].
+        labels: positions in the vocabulary, or ``IGNORE``.
+        text: embeddings of the classes that the setting shows.
+        setting: what becomes of unseen pixels.
+        vocabulary: what labels mean.
+        focal_weight: factor of the focal term.
+        dice_weight: factor of the dice term.
+    """
+    prediction = model(images, text)
+    target = setting.target(labels, prediction.logits.detach(), vocabulary)
+    losses = criterion(
+        prediction.logits, target, focal_weight=focal_weight, dice_weight=dice_weight
+    )
+    return losses | prediction.auxiliary
+
+
+def build(recipe: Recipe, start: str | Path | None) -> tuple[SegmentationModel, TextEncoder]:
+    """Make the model a training begins with: fresh on its CLIP, or the weights of another.
+
+    Raises:
+        InputError: a transductive recipe without a start, or a start of another method.
+    """
+    if start is None:
+        if recipe.setting == "transductive":
+            raise InputError(
+                "transductive training goes on from an inductive model, half trained as in the "
+                "papers: give --from, such as runs/zegclip-miniature-inductive/halfway"
+            )
+        clip = load_clip(shipped_clip() if recipe.clip == "miniature" else recipe.clip)
+        return METHODS[recipe.method](clip.image, **recipe.options), clip.text
+    model, text, config = load_pretrained(start)
+    if config.method != recipe.method:
+        raise InputError(f"{start} is a {config.method}, the recipe trains a {recipe.method}")
+    return model, text
+
+
+def batches(dataset: Dataset, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches without end: images (B, 3, H, W) uint8, labels (B, H, W) uint8."""
+
+    def collate(samples: list[Sample]) -> tuple[Tensor, Tensor]:
+        images = torch.stack([torch.from_numpy(sample.image) for sample in samples])
+        labels = torch.stack([torch.from_numpy(sample.labels) for sample in samples])
+        return images.permute(0, 3, 1, 2), labels
+
+    generator = torch.Generator().manual_seed(recipe.seed)
+    sampler = RandomSampler(dataset, generator=generator)
+    loader: DataLoader[Any] = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_size=recipe.batch_size,
+        sampler=sampler,
+        collate_fn=collate,
+        drop_last=True,
+    )
+    while True:
+        yield from loader
+
+
+def fit(
+    recipe: Recipe,
+    *,
+    out: str | Path,
+    start: str | Path | None = None,
+    device: str = "auto",
+) -> Segmenter:
+    """Train a recipe; its folder then holds the model, the model half-way, and a log.
+
+    Args:
+        recipe: what to train.
+        out: folder for ``config.json``, ``model.safetensors``, ``halfway/`` and ``log.jsonl``.
+        start: folder or name of a model whose weights to start from (``--from``).
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        InputError: a start that does not fit, or a folder that cannot be written.
+        MissingExtra: the extra ``train`` is not installed.
+    """
+    fabric_module = require("lightning_fabric", extra="train")
+    fabric = fabric_module.Fabric(accelerator="auto" if device == "auto" else device, devices=1)
+    out = Path(out)
+    torch.manual_seed(recipe.seed)
+    setting = SETTINGS[recipe.setting]
+    dataset = open_dataset(recipe.data, "train")
+    vocabulary = dataset.vocabulary
+    model, text_encoder = build(recipe, start)
+    names = [vocabulary.names[i] for i in setting.shown(vocabulary)]
+    text = fabric.to_device(text_encoder.embed(names, vocabulary.templates))
+    optimizer = make_optimizer(
+        model, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    wrapped, optimizer = fabric.setup(model, optimizer)
+    config = ModelConfig(
+        method=recipe.method,
+        options=recipe.options,
+        vocabulary=vocabulary,
+        setting=setting.name,
+        calibration=setting.calibration,
+        short_side=recipe.short_side,
+        window=recipe.window,
+        stride=recipe.stride,
+        clip=recipe.clip,
+        recipe=asdict(recipe),
+    )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        log = (out / "log.jsonl").open("w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror}") from None
+    stream = batches(dataset, recipe)
+    began = time.monotonic()
+    with log:
+        for step in track(range(recipe.steps), f"training {recipe.name}"):
+            wrapped.train()
+            rate = learning_rate(
+                step, total=recipe.steps, base=recipe.learning_rate, warmup=recipe.warmup
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            images, labels = fabric.to_device(next(stream))
+            losses = compute_loss(
+                wrapped,
+                images.float() / 255,
+                labels,
+                text,
+                setting=setting,
+                vocabulary=vocabulary,
+                focal_weight=recipe.focal_weight,
+                dice_weight=recipe.dice_weight,
+            )
+            optimizer.zero_grad()
+            fabric.backward(sum(losses.values()))
+            optimizer.step()
+            if (step + 1) % 20 == 0 or step + 1 == recipe.steps:
+                line = {
+                    "step": step + 1,
+                    "seconds": round(time.monotonic() - began, 1),
+                    "rate": rate,
+                    **{name: round(value.item(), 4) for name, value in losses.items()},
+                }
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+            if step + 1 == recipe.steps // 2:
+                half = replace(config, recipe=asdict(recipe) | {"stopped_at": step + 1})
+                save_pretrained(out / "halfway", model, text_encoder, half)
+    save_pretrained(out, model, text_encoder, config)
+    return Segmenter(model, text_encoder, config, device=device)
