@@ -5,8 +5,6 @@ was trained for, and ``model.safetensors``. No file is ever executed.
 """
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from importlib.resources import as_file, files
@@ -33,6 +31,7 @@ from unseen.methods.encoder import PromptedEncoder
 from unseen.methods.zegclip import ZegHead
 from unseen.model import SegmentationModel
 from unseen.vocabulary import Vocabulary
+from unseen.writing import write_text, write_whole
 
 SHIPPED_CLIP = "miniature"
 
@@ -77,7 +76,7 @@ def save_pretrained(
     adapter_only: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a model's folder; it appears whole or not at all.
+    """Write a model's folder; each of its files appears whole or not at all.
 
     Args:
         folder: where to; replaced if it holds a model already.
@@ -102,25 +101,8 @@ def save_pretrained(
         "encoders": clip_config(model.encoder.clip, text),
         **asdict(replace(config, versions=versions)),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(folder / "model.safetensors", lambda path: save_file(state, path))
-        content = json.dumps(description, indent=1) + "\n"
-        _write_atomically(folder / "config.json", lambda path: path.write_text(content, "utf-8"))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
-
-
-def _write_atomically(path: Path, write: Any) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(descriptor)
-    try:
-        write(Path(temporary))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_whole(folder / "model.safetensors", lambda path: save_file(state, path))
+    write_text(folder / "config.json", json.dumps(description, indent=1) + "\n")
 
 
 def load_pretrained(

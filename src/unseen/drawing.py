@@ -4,7 +4,7 @@ import colorsys
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
@@ -24,7 +24,7 @@ def palette(count: int) -> UInt8[np.ndarray, "C 3"]:
     return np.array(colours, dtype=np.uint8).reshape(count, 3)
 
 
-def mask_image(mask: Int[np.ndarray, "H W"], num_classes: int) -> Image.Image:
+def mask_image(mask: Integer[np.ndarray, "H W"], num_classes: int) -> Image.Image:
     """Make a label PNG: a palette image whose index is the label; grey 16-bit above 255 classes."""
     if num_classes > 255:
         return Image.fromarray(mask.astype(np.uint16))
@@ -35,7 +35,7 @@ def mask_image(mask: Int[np.ndarray, "H W"], num_classes: int) -> Image.Image:
 
 def overlay(
     image: UInt8[np.ndarray, "H W 3"],
-    mask: Int[np.ndarray, "H W"],
+    mask: Integer[np.ndarray, "H W"],
     labels: Sequence[str],
     *,
     marked: Sequence[str] = (),

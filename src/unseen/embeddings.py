@@ -15,6 +15,7 @@ from torch import Tensor
 from unseen.clip import TextEncoder
 from unseen.errors import InputError
 from unseen.vocabulary import Vocabulary
+from unseen.writing import write_whole
 
 
 def fingerprint(text: TextEncoder) -> str:
@@ -86,7 +87,8 @@ class TextEmbeddings:
     def save(self, path: str | Path) -> None:
         """Write the rows with their names, templates and CLIP."""
         facts = {"vocabulary": json.dumps(asdict(self.vocabulary)), "clip": self.clip}
-        save_file({"text": self.values.contiguous()}, path, metadata=facts)
+        rows = {"text": self.values.contiguous()}
+        write_whole(Path(path), lambda part: save_file(rows, part, metadata=facts))
 
     def check(self, width: int, text: TextEncoder | None) -> None:
         """Refuse rows that another CLIP made, as far as can be told.

@@ -8,56 +8,54 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 
 class MaskTargets(NamedTuple):
     """A label map as masks, and which of them are there."""
 
-    masks: Float[Tensor, "B C H W"]
+    masks: Bool[Tensor, "B C H W"]
     present: Bool[Tensor, "B C"]
 
 
-def mask_targets(target: Int[Tensor, "B H W"], num_classes: int) -> MaskTargets:
-    """Divide a label map into one 0/1 mask a class; labels from ``num_classes`` up have none."""
+def mask_targets(target: Integer[Tensor, "B H W"], num_classes: int) -> MaskTargets:
+    """Divide a label map into a mask a class; labels from ``num_classes`` up have none."""
     masks = target[:, None] == torch.arange(num_classes, device=target.device).view(-1, 1, 1)
-    return MaskTargets(masks.float(), masks.flatten(2).any(dim=2))
+    return MaskTargets(masks, masks.flatten(2).any(dim=2))
 
 
 def focal(
     logits: Float[Tensor, "B C H W"],
-    masks: Float[Tensor, "B C H W"],
+    masks: Bool[Tensor, "B C H W"],
     *,
     alpha: float = 0.25,
     gamma: float = 2.0,
 ) -> Float[Tensor, ""]:
-    """Sum over all maps of the mean over pixels of α_t (1 - p_t)^γ · BCE (arXiv 1708.02002, Eq. 5).
+    """Sum over all maps the mean over pixels of -α_t (1 - p_t)^γ log p_t (arXiv 1708.02002, Eq. 5).
 
-    α_t is ``alpha`` inside a mask and 1 - ``alpha`` outside.
+    Inside a mask p_t = σ(z) and α_t = ``alpha``; outside p_t = σ(-z) and α_t = 1 - ``alpha``.
     """
-    p = logits.sigmoid()
-    p_t = p * masks + (1 - p) * (1 - masks)
-    alpha_t = alpha * masks + (1 - alpha) * (1 - masks)
-    bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
-    return (alpha_t * (1 - p_t) ** gamma * bce).mean(dim=(2, 3)).sum()
+    z = torch.where(masks, logits, -logits)  # p_t = σ(z), whatever the side
+    alpha_t = torch.where(masks, alpha, 1 - alpha)
+    return (alpha_t * (-z).sigmoid() ** gamma * F.softplus(-z)).mean(dim=(2, 3)).sum()
 
 
 def dice(
     logits: Float[Tensor, "B C H W"],
-    masks: Float[Tensor, "B C H W"],
+    masks: Bool[Tensor, "B C H W"],
     present: Bool[Tensor, "B C"],
 ) -> Float[Tensor, ""]:
-    """Sum over the present maps of 1 - (2 Σpm + 1) / (Σp + Σm + 1) (arXiv 1606.04797, smoothed)."""
-    p = logits.sigmoid()
-    overlap = 2 * (p * masks).sum(dim=(2, 3))
-    total = p.sum(dim=(2, 3)) + masks.sum(dim=(2, 3))
-    return (1 - (overlap + 1) / (total + 1))[present].sum()
+    """Sum over the present maps 1 - (2 Σpm + 1) / (Σp + Σm + 1) (arXiv 1606.04797, smoothed)."""
+    p, m = logits[present].sigmoid(), masks[present]  # (pairs, H, W)
+    overlap = 2 * (p * m).sum(dim=(1, 2))
+    total = p.sum(dim=(1, 2)) + m.sum(dim=(1, 2))
+    return (1 - (overlap + 1) / (total + 1)).sum()
 
 
 def criterion(
     logits: Float[Tensor, "B C h w"],
-    target: Int[Tensor, "B H W"],
+    target: Integer[Tensor, "B H W"],
     *,
     focal_weight: float = 100.0,
     dice_weight: float = 1.0,

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from unseen.errors import InputError
 from unseen.vocabulary import IGNORE, Vocabulary
 
 
 def confusion(
-    prediction: Int[np.ndarray, "H W"], labels: Int[np.ndarray, "H W"], num_classes: int
-) -> Int[np.ndarray, "C C"]:
+    prediction: Integer[np.ndarray, "H W"], labels: Integer[np.ndarray, "H W"], num_classes: int
+) -> Integer[np.ndarray, "C C"]:
     """Count pixels by (label, prediction); pixels labelled ``IGNORE`` are left out.
 
     Raises:
@@ -56,7 +56,7 @@ class Scores:
         vocabulary: the classes, with their unseen names and their stuff.
     """
 
-    matrix: Int[np.ndarray, "C C"] | Float[np.ndarray, "C C"]
+    matrix: Integer[np.ndarray, "C C"] | Float[np.ndarray, "C C"]
     vocabulary: Vocabulary
 
     @property

@@ -4,8 +4,9 @@ Letters in shapes: B batch, C classes, D CLIP's joint width, M transformer width
 P prompts, h×w patch grid, H×W pixels.
 """
 
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -30,14 +31,14 @@ class Encoder(nn.Module):
     clip: ImageEncoder
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What a head answers: per-class logits on the patch grid, and scalars to add to the loss."""
 
     logits: Float[Tensor, "B C h w"]
-    auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    auxiliary: Mapping[str, Float[Tensor, ""]] = MappingProxyType({})
 
 
+@runtime_checkable
 class Head(Protocol):
     """Any module from features and class text to a prediction."""
 
@@ -82,7 +83,3 @@ class SegmentationModel(nn.Module):
         features: ImageFeatures = self.encoder((image - self.mean) / self.std)
         prediction: Prediction = self.head(features, text.to(image.dtype))
         return prediction
-
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """Return what training changes: all that is not CLIP's."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]

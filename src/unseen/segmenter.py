@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from unseen.errors import InputError
 from unseen.methods import maskclip
 from unseen.model import SegmentationModel
 from unseen.vocabulary import Vocabulary, read_vocabulary
+from unseen.writing import write_whole
 
 LONGEST_SIDE = 4096
 """Where ``Segmenter`` stops enlarging a very elongated picture, in pixels."""
@@ -96,7 +97,7 @@ def read_out(
 
 def label(
     scores: Float[Tensor, "C h w"], size: tuple[int, int]
-) -> tuple[Int[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
+) -> tuple[Integer[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
     """Resize scores to (height, width) and return each pixel's best class and its score.
 
     Classes are enlarged a few at a time, so memory does not grow with their number.
@@ -129,7 +130,7 @@ class Segmentation:
         unseen: the labels that the model's training never showed a mask of.
     """
 
-    mask: Int[np.ndarray, "H W"]
+    mask: Integer[np.ndarray, "H W"]
     labels: tuple[str, ...]
     scores: Float[np.ndarray, "H W"]
     image: UInt8[np.ndarray, "H W 3"]
@@ -164,21 +165,15 @@ class Segmentation:
 
 
 def save_image(image: Image.Image, path: str | Path) -> None:
-    """Write a picture; what cannot be written leaves no file behind.
+    """Write a picture, in the format of the path's suffix.
 
     Raises:
-        InputError: the folder cannot be written, or no format has that suffix.
+        InputError: the path cannot be written, or its suffix names no format.
     """
     path = Path(path)
-    part = path.with_name(f".part-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(part)
-        part.replace(path)
-    except (OSError, ValueError) as error:
-        if part.exists():
-            part.unlink()
-        raise InputError(f"{path} cannot be written: {error}") from None
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise InputError(f"{path} names no format of pictures: end it in .png")
+    write_whole(path, lambda part: image.save(part))
 
 
 def resolve_device(device: str) -> torch.device:
@@ -291,7 +286,7 @@ class Segmenter:
     ) -> Float[Tensor, "C H W"]:
         """Score every class at every pixel of a picture already resized."""
         config = self.config
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
+        pixels = torch.tensor(np.ascontiguousarray(image), device=self.device)
         pixels = pixels.permute(2, 0, 1)[None].float() / 255
 
         def predict(crop: Tensor) -> Tensor:

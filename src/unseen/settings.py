@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from unseen.vocabulary import IGNORE, Vocabulary
 
-Labels = Int[Tensor, "B H W"]
+Labels = Integer[Tensor, "B H W"]
 Logits = Float[Tensor, "B C h w"]
 
 

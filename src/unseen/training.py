@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from unseen.catalogue import open_dataset
@@ -22,9 +22,10 @@ from unseen.methods import METHODS
 from unseen.model import SegmentationModel
 from unseen.progress import track
 from unseen.recipes import Recipe
-from unseen.segmenter import Segmenter
+from unseen.segmenter import Segmenter, resolve_device
 from unseen.settings import SETTINGS, Setting
 from unseen.vocabulary import Vocabulary
+from unseen.writing import write_text
 
 MIN_RATE = 1e-6
 
@@ -42,22 +43,21 @@ def learning_rate(step: int, *, total: int, base: float, warmup: int) -> float:
 
 
 def make_optimizer(
-    model: SegmentationModel, *, learning_rate: float, weight_decay: float
+    model: nn.Module, *, learning_rate: float, weight_decay: float
 ) -> torch.optim.AdamW:
     """Optimise everything trainable alike.
 
     The authors' configurations mean to spare norms from decay and to have two rates, but the first
     key that matches a name wins there, and every trained parameter gets the same.
     """
-    return torch.optim.AdamW(
-        model.trainable_parameters(), lr=learning_rate, weight_decay=weight_decay
-    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
 
 
 def compute_loss(
-    model: SegmentationModel,
+    model: nn.Module,
     images: Float[Tensor, "B 3 H W"],
-    labels: Int[Tensor, "B H W"],
+    labels: Integer[Tensor, "B H W"],
     text: Float[Tensor, "C D"],
     *,
     setting: Setting,
@@ -82,7 +82,7 @@ def compute_loss(
     losses = criterion(
         prediction.logits, target, focal_weight=focal_weight, dice_weight=dice_weight
     )
-    return losses | prediction.auxiliary
+    return {**losses, **prediction.auxiliary}
 
 
 def build(recipe: Recipe, start: str | Path | None) -> tuple[SegmentationModel, TextEncoder]:
@@ -113,17 +113,57 @@ def batches(dataset: Dataset, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]
         labels = torch.stack([torch.from_numpy(sample.labels) for sample in samples])
         return images.permute(0, 3, 1, 2), labels
 
-    generator = torch.Generator().manual_seed(recipe.seed)
-    sampler = RandomSampler(dataset, generator=generator)
     loader: DataLoader[Any] = DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_size=recipe.batch_size,
-        sampler=sampler,
+        sampler=RandomSampler(dataset, generator=torch.Generator().manual_seed(recipe.seed)),
         collate_fn=collate,
         drop_last=True,
     )
     while True:
         yield from loader
+
+
+class StepResult(NamedTuple):
+    """What a training step reports."""
+
+    step: int
+    rate: float
+    losses: dict[str, Float[Tensor, ""]]
+
+
+def steps(
+    fabric: Any, model: nn.Module, text: Float[Tensor, "C D"], dataset: Dataset, recipe: Recipe
+) -> Iterator[StepResult]:
+    """Take the recipe's optimiser steps one by one; ``model`` is changed in place."""
+    optimizer = make_optimizer(
+        model, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    model, optimizer = fabric.setup(model, optimizer)
+    text = fabric.to_device(text)
+    stream = batches(dataset, recipe)
+    model.train()
+    for step in range(recipe.steps):
+        rate = learning_rate(
+            step, total=recipe.steps, base=recipe.learning_rate, warmup=recipe.warmup
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        images, labels = fabric.to_device(next(stream))
+        losses = compute_loss(
+            model,
+            images.float() / 255,
+            labels,
+            text,
+            setting=SETTINGS[recipe.setting],
+            vocabulary=dataset.vocabulary,
+            focal_weight=recipe.focal_weight,
+            dice_weight=recipe.dice_weight,
+        )
+        optimizer.zero_grad()
+        fabric.backward(sum(losses.values()))
+        optimizer.step()
+        yield StepResult(step, rate, losses)
 
 
 def fit(
@@ -145,20 +185,16 @@ def fit(
         InputError: a start that does not fit, or a folder that cannot be written.
         MissingExtra: the extra ``train`` is not installed.
     """
-    fabric_module = require("lightning_fabric", extra="train")
-    fabric = fabric_module.Fabric(accelerator="auto" if device == "auto" else device, devices=1)
+    fabric = require("lightning_fabric", extra="train").Fabric(
+        accelerator=resolve_device(device).type, devices=1
+    )
     out = Path(out)
     torch.manual_seed(recipe.seed)
-    setting = SETTINGS[recipe.setting]
     dataset = open_dataset(recipe.data, "train")
-    vocabulary = dataset.vocabulary
     model, text_encoder = build(recipe, start)
-    names = [vocabulary.names[i] for i in setting.shown(vocabulary)]
-    text = fabric.to_device(text_encoder.embed(names, vocabulary.templates))
-    optimizer = make_optimizer(
-        model, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    wrapped, optimizer = fabric.setup(model, optimizer)
+    vocabulary, setting = dataset.vocabulary, SETTINGS[recipe.setting]
+    shown = [vocabulary.names[i] for i in setting.shown(vocabulary)]
+    text = text_encoder.embed(shown, vocabulary.templates)
     config = ModelConfig(
         method=recipe.method,
         options=recipe.options,
@@ -171,46 +207,17 @@ def fit(
         clip=recipe.clip,
         recipe=asdict(recipe),
     )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        log = (out / "log.jsonl").open("w", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}") from None
-    stream = batches(dataset, recipe)
+    log: list[str] = []
     began = time.monotonic()
-    with log:
-        for step in track(range(recipe.steps), f"training {recipe.name}"):
-            wrapped.train()
-            rate = learning_rate(
-                step, total=recipe.steps, base=recipe.learning_rate, warmup=recipe.warmup
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            images, labels = fabric.to_device(next(stream))
-            losses = compute_loss(
-                wrapped,
-                images.float() / 255,
-                labels,
-                text,
-                setting=setting,
-                vocabulary=vocabulary,
-                focal_weight=recipe.focal_weight,
-                dice_weight=recipe.dice_weight,
-            )
-            optimizer.zero_grad()
-            fabric.backward(sum(losses.values()))
-            optimizer.step()
-            if (step + 1) % 20 == 0 or step + 1 == recipe.steps:
-                line = {
-                    "step": step + 1,
-                    "seconds": round(time.monotonic() - began, 1),
-                    "rate": rate,
-                    **{name: round(value.item(), 4) for name, value in losses.items()},
-                }
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-            if step + 1 == recipe.steps // 2:
-                half = replace(config, recipe=asdict(recipe) | {"stopped_at": step + 1})
-                save_pretrained(out / "halfway", model, text_encoder, half)
+    results = steps(fabric, model, text, dataset, recipe)
+    for step, rate, losses in track(results, f"training {recipe.name}", total=recipe.steps):
+        if (step + 1) % 20 == 0 or step + 1 in (1, recipe.steps):
+            terms = {name: round(value.item(), 4) for name, value in losses.items()}
+            seconds = round(time.monotonic() - began, 1)
+            log.append(json.dumps({"step": step + 1, "seconds": seconds, "rate": rate, **terms}))
+            write_text(out / "log.jsonl", "\n".join(log) + "\n")
+        if step + 1 == recipe.steps // 2:
+            half = replace(config, recipe=asdict(recipe) | {"stopped_at": step + 1})
+            save_pretrained(out / "halfway", model, text_encoder, half)
     save_pretrained(out, model, text_encoder, config)
     return Segmenter(model, text_encoder, config, device=device)

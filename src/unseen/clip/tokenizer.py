@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.resources import files
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import ftfy
 import regex
@@ -17,6 +17,7 @@ from torch import Tensor
 from unseen.errors import InputError
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Sentences → rows of ids, zero-padded, the end-of-text id being the highest of all."""
 

@@ -23,6 +23,7 @@ from unseen.clip.model import CLIP, ImageEncoder, TextConfig, TextEncoder, Visio
 from unseen.clip.tokenizer import BytePairTokenizer, WordTokenizer
 from unseen.errors import InputError
 from unseen.hub import fetch, is_repository
+from unseen.writing import write_text, write_whole
 
 State = dict[str, Tensor]
 
@@ -423,11 +424,10 @@ def save_clip(
     clip: CLIP, folder: Path, *, dtype: torch.dtype = torch.float32, **facts: Any
 ) -> None:
     """Write ``clip.safetensors`` and ``clip.json``; ``facts`` are kept beside the sizes."""
-    folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.to(dtype).contiguous() for key, value in clip.state_dict().items()}
-    save_file(state, folder / "clip.safetensors")
+    write_whole(folder / "clip.safetensors", lambda path: save_file(state, path))
     config = {"format": "unseen-clip", **clip_config(clip.image, clip.text), **facts}
-    (folder / "clip.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / "clip.json", json.dumps(config, indent=1) + "\n")
 
 
 def _read_own(path: Path, config: dict[str, Any]) -> CLIP:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,6 +20,7 @@ class Sample(NamedTuple):
     name: str
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """Anything with a vocabulary, a length, and samples by number."""
 

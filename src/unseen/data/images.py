@@ -64,7 +64,7 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))
 
 
 def read_labels(path: str | Path) -> UInt8[np.ndarray, "H W"]:
@@ -78,4 +78,4 @@ def read_labels(path: str | Path) -> UInt8[np.ndarray, "H W"]:
             raise InputError(
                 f"{path} has mode {image.mode}, expected a label map: one palette or grey channel"
             )
-        return np.asarray(image.convert("L") if image.mode == "1" else image)
+        return np.array(image.convert("L") if image.mode == "1" else image)

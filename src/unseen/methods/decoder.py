@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def descriptor(text: Float[Tensor, "C D"], cls: Float[Tensor, "B D"]) -> Float[Tensor, "B C 2D"]:
+def descriptor(text: Float[Tensor, "C D"], cls: Float[Tensor, "B D"]) -> Float[Tensor, "B C 2*D"]:
     """Relate every class to every image: the product text ⊙ cls, then the text itself."""
     product = text * cls[:, None]  # (B, C, D)
     return torch.cat([product, text.expand_as(product)], dim=-1)

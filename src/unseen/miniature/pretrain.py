@@ -15,6 +15,7 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from unseen.clip.model import MEAN, STD
 from unseen.clip.weights import save_clip
 from unseen.miniature.world import Scene, World, caption_words
 from unseen.vocabulary import MINIATURE, Vocabulary
+from unseen.writing import write_whole
 
 TRAIN, VALIDATION = 1000, 1001  # first number of the scenes' seeds; segmentation uses others
 
@@ -122,14 +124,15 @@ def step_loss(clip: CLIP, config: Pretraining, world: World, step: int) -> Float
 
 
 @torch.no_grad()
-def zero_shot(clip: CLIP, config: Pretraining, num_scenes: int = 480) -> dict[str, float]:
+def zero_shot(
+    clip: CLIP, config: Pretraining, vocabulary: Vocabulary = MINIATURE, num_scenes: int = 480
+) -> dict[str, float]:
     """Score the naming of things on validation scenes that show exactly one.
 
     Returns:
         Shares right, in 0..1: of pictures by their class token (``top1``), of the thing's pixels by
         their patch (``patch_top1``). Chance is one over the number of things.
     """
-    vocabulary = MINIATURE
     world = World(vocabulary, (config.size, config.size), scale=(0.4, 0.9), things=(1, 1))
     text = clip.text.embed(vocabulary.things, vocabulary.templates)
     right = patch_right = patch_count = 0
@@ -147,25 +150,34 @@ def zero_shot(clip: CLIP, config: Pretraining, num_scenes: int = 480) -> dict[st
     return {"top1": right / num_scenes, "patch_top1": patch_right / max(patch_count, 1)}
 
 
-def pretrain(folder: Path, config: Pretraining, *, report_every: int = 250) -> CLIP:
+def make_optimizer(clip: CLIP, config: Pretraining) -> torch.optim.AdamW:
+    """Decay matrices; leave biases, norms and the temperature alone."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in clip.parameters() if p.ndim > 1]},
+        {"params": [p for p in clip.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+
+
+def pretrain(
+    folder: Path,
+    config: Pretraining,
+    *,
+    vocabulary: Vocabulary = MINIATURE,
+    report_every: int = 250,
+) -> CLIP:
     """Train, or go on training, the tiny CLIP of a folder, where log, state and weights lie."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    clip = tiny_clip(config)
-    decayed = [p for p in clip.parameters() if p.ndim > 1]
-    kept = [p for p in clip.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    clip = tiny_clip(config, vocabulary)
+    optimizer = make_optimizer(clip, config)
     start, state_file = 0, folder / "state.pt"
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         clip.load_state_dict(state["clip"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-    world = World(MINIATURE, (config.size, config.size), scale=(0.25, 1.3))
+    world = World(vocabulary, (config.size, config.size), scale=(0.25, 1.3))
     losses, began = [], time.monotonic()
     for step in range(start, config.steps):
         for group in optimizer.param_groups:
@@ -178,24 +190,24 @@ def pretrain(folder: Path, config: Pretraining, *, report_every: int = 250) -> C
         clip.logit_scale.data.clamp_(max=math.log(100))
         losses.append(loss.item())
         if (step + 1) % report_every == 0 or step + 1 == config.steps:
-            seconds = time.monotonic() - began
+            speed = len(losses) * config.batch_size / (time.monotonic() - began)
+            shares = zero_shot(clip, config, vocabulary)
             line = {
                 "step": step + 1,
                 "images": (step + 1) * config.batch_size,
                 "loss": round(sum(losses) / len(losses), 4),
-                **{name: round(share, 4) for name, share in zero_shot(clip, config).items()},
-                "images_per_second": round(len(losses) * config.batch_size / seconds, 1),
+                **{name: round(share, 4) for name, share in shares.items()},
+                "images_per_second": round(speed, 1),
             }
-            print(json.dumps(line), flush=True)
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
             state = {
                 "clip": clip.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "step": step + 1,
             }
-            torch.save(state, folder / "state.part")
-            (folder / "state.part").replace(state_file)
+            write_whole(state_file, partial(torch.save, state))
+            with (folder / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
             losses, began = [], time.monotonic()
     save_clip(clip, folder, dtype=torch.float16, pretraining=asdict(config))
     return clip
