@@ -62,7 +62,10 @@ def overlay(
     picture = Image.fromarray(tinted.astype(np.uint8))
     shares = np.bincount(mask.ravel(), minlength=len(labels)) / mask.size
     entries = [
-        (tuple(colours[i]), f"{labels[i]}{'*' if labels[i] in marked else ''} {shares[i]:.0%}")
+        (
+            tuple(colours[i].tolist()),
+            f"{labels[i]}{'*' if labels[i] in marked else ''} {shares[i]:.0%}",
+        )
         for i in np.argsort(-shares).tolist()
         if shares[i] > 0
     ]

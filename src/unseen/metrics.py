@@ -16,7 +16,7 @@ from unseen.vocabulary import IGNORE, Vocabulary
 
 
 def confusion(
-    prediction: Integer[np.ndarray, "H W"], labels: Integer[np.ndarray, "H W"], num_classes: int
+    prediction: Integer[np.ndarray, "..."], labels: Integer[np.ndarray, "..."], num_classes: int
 ) -> Integer[np.ndarray, "C C"]:
     """Count pixels by (label, prediction); pixels labelled ``IGNORE`` are left out.
 

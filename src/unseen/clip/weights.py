@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -243,13 +242,14 @@ def read_state(path: str | Path) -> State:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
-    except (SafetensorError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError) as error:
-        raise InputError(f"{path} is not a whole weights file: {error}") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(
-            f"{path} was refused: it holds more than tensors and would run code ({reason})"
-        ) from None
+    except Exception as error:  # a broken pickle can raise anything
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        if asked and isinstance(error, pickle.UnpicklingError):
+            raise InputError(
+                f"{path} was refused: it holds more than tensors and would run code ({asked[1]})"
+            ) from None
+        reason = str(error).strip().split("\n")[0][:100] or "it ends too early"
+        raise InputError(f"{path} is not a whole weights file: {reason}") from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path} holds no weights by name: expected a state dict")
@@ -303,7 +303,7 @@ class _ArchiveUnpickler(pickle.Unpickler):
             return list  # lists of plain numbers
         if (module, name) == ("torch.jit._pickle", "restore_type_tag"):
             return lambda value, _: value
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
 
     def persistent_load(self, pid: Any) -> Tensor:
         _, dtype, key, _, _ = pid

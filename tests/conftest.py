@@ -1,0 +1,64 @@
+"""Small models and folders that several tests share."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
+import pytest
+import torch
+
+from unseen.clip import CLIP
+from unseen.clip.weights import save_clip
+from unseen.miniature.pretrain import Pretraining, tiny_clip
+from unseen.miniature.world import MICRO
+from unseen.recipes import RECIPES, Recipe
+from unseen.segmenter import Segmenter
+
+torch.set_num_threads(1)  # what is small is faster so, and the suite runs in several processes
+
+MICRO_PRETRAINING = Pretraining(
+    steps=4,
+    batch_size=8,
+    warmup=1,
+    size=24,
+    width=64,
+    layers=3,
+    heads=2,
+    text_width=32,
+    text_layers=1,
+    embed_dim=32,
+)
+
+
+@pytest.fixture
+def micro_clip() -> CLIP:
+    """Return an untrained CLIP that knows the micro world's words."""
+    torch.manual_seed(0)
+    return tiny_clip(MICRO_PRETRAINING, MICRO)
+
+
+@pytest.fixture
+def micro_recipe(micro_clip: CLIP, tmp_path: Path) -> Recipe:
+    """Return a training of seconds."""
+    save_clip(micro_clip, tmp_path / "clip")
+    return replace(
+        RECIPES["zegclip-miniature-inductive"],
+        name="micro",
+        clip=str(tmp_path / "clip"),
+        data="micro",
+        steps=6,
+        batch_size=4,
+        warmup=1,
+        options={"prompts": 2, "heads": 4},
+        short_side=48,
+        window=48,
+        stride=40,
+    )
+
+
+@pytest.fixture(scope="session")
+def segmenter() -> Segmenter:
+    """Return the model that ships with the package."""
+    return Segmenter.from_pretrained("zegclip-miniature-inductive", device="cpu")

@@ -1,0 +1,85 @@
+"""Slow loops, written from the papers, that the fast code is compared with."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def focal(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> float:
+    """Focal loss: mean over pixels, sum over images and classes."""
+    total = 0.0
+    for b in range(logits.shape[0]):
+        for c in range(logits.shape[1]):
+            pixels = []
+            for y in range(logits.shape[2]):
+                for x in range(logits.shape[3]):
+                    p = 1 / (1 + math.exp(-logits[b, c, y, x].item()))
+                    inside = target[b, y, x].item() == c
+                    p_t = p if inside else 1 - p
+                    alpha_t = alpha if inside else 1 - alpha
+                    pixels.append(-alpha_t * (1 - p_t) ** gamma * math.log(p_t))
+            total += sum(pixels) / len(pixels)
+    return total
+
+
+def dice(logits: Tensor, target: Tensor) -> float:
+    """Dice loss over the (image, class) pairs that are there."""
+    total = 0.0
+    for b in range(logits.shape[0]):
+        for c in sorted(set(target[b].flatten().tolist())):
+            if c >= logits.shape[1]:
+                continue
+            overlap = both = 0.0
+            for y in range(logits.shape[2]):
+                for x in range(logits.shape[3]):
+                    p = 1 / (1 + math.exp(-logits[b, c, y, x].item()))
+                    m = float(target[b, y, x].item() == c)
+                    overlap += p * m
+                    both += p + m
+            total += 1 - (2 * overlap + 1) / (both + 1)
+    return total
+
+
+def attention_scores(q: Tensor, k: Tensor, heads: int) -> Tensor:
+    """Mean over heads of scaled dot products, a head at a time: (C, D), (L, D) → (C, L)."""
+    size = q.shape[1] // heads
+    total = torch.zeros(len(q), len(k))
+    for head in range(heads):
+        part = slice(head * size, (head + 1) * size)
+        for i in range(len(q)):
+            for j in range(len(k)):
+                total[i, j] += torch.dot(q[i, part], k[j, part]) / math.sqrt(size)
+    return total / heads
+
+
+def bilinear(grid: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear resize of one channel (h, w), corners not aligned, no antialiasing."""
+    rows, columns = grid.shape
+    out = torch.zeros(height, width, dtype=grid.dtype)
+    for y in range(height):
+        for x in range(width):
+            v = min(max((y + 0.5) * rows / height - 0.5, 0), rows - 1)
+            u = min(max((x + 0.5) * columns / width - 0.5, 0), columns - 1)
+            top, left = int(v), int(u)
+            bottom, right = min(top + 1, rows - 1), min(left + 1, columns - 1)
+            dy, dx = v - top, u - left
+            upper = grid[top, left] * (1 - dx) + grid[top, right] * dx
+            lower = grid[bottom, left] * (1 - dx) + grid[bottom, right] * dx
+            out[y, x] = upper * (1 - dy) + lower * dy
+    return out
+
+
+def iou(prediction: np.ndarray, labels: np.ndarray, num_classes: int) -> list[float]:
+    """Intersection over union of each class over a list of pictures; NaN where there is neither."""
+    result = []
+    for c in range(num_classes):
+        hit = union = 0
+        for p, t in zip(prediction.ravel().tolist(), labels.ravel().tolist(), strict=True):
+            if t == 255:
+                continue
+            hit += p == c and t == c
+            union += p == c or t == c
+        result.append(hit / union if union else float("nan"))
+    return result

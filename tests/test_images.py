@@ -1,0 +1,168 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unseen.data.datasets import MaskFolder, reduce_zero_label, voc
+from unseen.data.images import read_image, read_labels
+from unseen.data.transforms import fit_short_side, resize_image
+from unseen.drawing import mask_image, overlay, palette
+from unseen.errors import InputError
+from unseen.vocabulary import VOC20
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def test_png_pixels_are_read_unchanged(pixels, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert (read_image(tmp_path / "a.png") == pixels).all()
+
+
+def test_grey_pictures_have_equal_channels(pixels, tmp_path):
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "a.png")
+    assert (read_image(tmp_path / "a.png") == pixels[..., :1]).all()
+
+
+def test_sixteen_bit_pictures_are_scaled_not_clipped(tmp_path):
+    ramp = np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png")
+    assert (np.abs(read[..., 0].astype(float) - ramp / 257) <= 1).all()
+
+
+def test_cmyk_jpegs_are_read_as_rgb(pixels, tmp_path):
+    Image.fromarray(np.full((20, 30, 3), (200, 40, 90), np.uint8)).convert("CMYK").save(
+        tmp_path / "a.jpg", quality=95
+    )
+    read = read_image(tmp_path / "a.jpg")
+    assert read.shape == (20, 30, 3)
+    assert np.abs(read.mean(axis=(0, 1)) - (200, 40, 90)).max() < 6
+
+
+def test_transparent_pixels_of_a_palette_are_put_on_white(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    image.putdata([0, 1])
+    image.save(tmp_path / "a.png", transparency=0)
+    assert read_image(tmp_path / "a.png").tolist() == [[[255, 255, 255], [255, 0, 0]]]
+
+
+def test_pictures_are_turned_as_their_exif_says(tmp_path):
+    upright = np.zeros((40, 60, 3), np.uint8)
+    upright[:, :30] = 255
+    turned = Image.fromarray(np.rot90(upright).copy())
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    turned.save(tmp_path / "a.jpg", exif=exif, quality=100)
+    read = read_image(tmp_path / "a.jpg")
+    assert read.shape == (40, 60, 3)
+    assert read[:, :25].mean() > 240 and read[:, 35:].mean() < 15
+
+
+def write(kind: str, folder: Path) -> Path:
+    path = folder / "a.jpg"
+    if kind == "folder":
+        return folder
+    if kind == "text":
+        path.write_text("not a picture")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        data = io.BytesIO()
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(data, "JPEG")
+        path.write_bytes(data.getvalue()[: len(data.getvalue()) // 2])
+    elif kind == "bomb":
+        Image.new("1", (20000, 20000)).save(path, "PNG")
+    elif kind == "float":
+        path = folder / "a.tif"
+        Image.fromarray(np.zeros((3, 3), np.float32)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("missing", "no picture at"),
+        ("folder", "is a folder"),
+        ("text", "is no picture"),
+        ("empty", "is no picture"),
+        ("truncated", "broken picture"),
+        ("bomb", "too many pixels"),
+        ("float", "floating-point"),
+    ],
+)
+def test_what_is_no_picture_gets_one_sentence(kind, says, tmp_path):
+    with pytest.raises(InputError, match=says):
+        read_image(write(kind, tmp_path))
+
+
+def test_label_maps_keep_their_indices_and_refuse_colour(pixels, tmp_path):
+    labels = np.array([[0, 7, 255]], np.uint8)
+    image = Image.fromarray(labels)
+    image.save(tmp_path / "grey.png")
+    image.putpalette(palette(256).tobytes())
+    image.save(tmp_path / "palette.png")
+    Image.fromarray(pixels).save(tmp_path / "colour.png")
+    assert (read_labels(tmp_path / "grey.png") == labels).all()
+    assert (read_labels(tmp_path / "palette.png") == labels).all()
+    with pytest.raises(InputError, match="expected a label map"):
+        read_labels(tmp_path / "colour.png")
+
+
+def test_reducing_zero_turns_background_into_ignore():
+    raw = np.array([[0, 1, 20, 255]], np.uint8)
+    assert reduce_zero_label(raw).tolist() == [[255, 0, 19, 255]]
+    assert raw.tolist() == [[0, 1, 20, 255]]
+
+
+def test_pictures_and_labels_must_have_one_size(pixels, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((20, 29), np.uint8)).save(tmp_path / "b.png")
+    dataset = MaskFolder([(tmp_path / "a.png", tmp_path / "b.png")], VOC20)
+    with pytest.raises(InputError, match="must be of one size"):
+        dataset[0]
+
+
+def test_a_folder_that_is_not_voc_gets_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="JPEGImages"):
+        voc(tmp_path)
+    (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_text("\n")
+    with pytest.raises(InputError, match="names no pictures"):
+        voc(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(375, 500), (500, 333), (1, 1), (10, 20000), (64, 64)])
+def test_the_short_side_becomes_exact(size):
+    height, width = fit_short_side(size, 64)
+    assert min(height, width) == 64
+    assert (height >= width) == (size[0] >= size[1])
+
+
+def test_a_picture_of_the_right_size_is_not_touched(pixels):
+    assert resize_image(pixels, (20, 30)) is pixels
+
+
+def test_the_palettes_colours_all_differ():
+    assert len(np.unique(palette(171), axis=0)) == 171
+
+
+def test_label_pngs_hold_positions_also_above_255_classes(tmp_path):
+    mask = np.arange(300).reshape(20, 15)
+    mask_image(mask, 300).save(tmp_path / "many.png")
+    assert (np.asarray(Image.open(tmp_path / "many.png")) == mask).all()
+    mask_image(mask % 7, 7).save(tmp_path / "few.png")
+    assert (read_labels(tmp_path / "few.png") == mask % 7).all()
+
+
+def test_overlays_of_any_size_have_a_legend_below(pixels):
+    for size in ((1, 1), (20, 30), (700, 20)):
+        image = np.zeros((*size, 3), np.uint8)
+        painted = overlay(image, np.zeros(size, int), ["cow"], marked=["cow"])
+        assert painted.height > size[0] and painted.width >= size[1]

@@ -1,0 +1,54 @@
+import pytest
+import torch
+from oracles import dice as slow_dice
+from oracles import focal as slow_focal
+
+from unseen.losses import criterion, dice, focal, mask_targets
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    target = torch.randint(0, 4, (2, 6, 7))
+    target[0, :2] = 255
+    return 2 * torch.randn(2, 5, 6, 7), target  # class 4 is nowhere
+
+
+def test_focal_is_the_papers_formula_pixel_by_pixel(batch):
+    logits, target = batch
+    masks, _ = mask_targets(target, 5)
+    assert focal(logits, masks).item() == pytest.approx(slow_focal(logits, target), rel=1e-5)
+
+
+def test_dice_counts_only_pairs_that_are_there(batch):
+    logits, target = batch
+    masks, present = mask_targets(target, 5)
+    assert not present[:, 4].any()
+    assert dice(logits, masks, present).item() == pytest.approx(slow_dice(logits, target), rel=1e-5)
+
+
+def test_ignored_pixels_are_negatives_for_every_class():
+    logits = torch.full((1, 2, 4, 4), 3.0)
+    everything_ignored = torch.full((1, 4, 4), 255)
+    losses = criterion(logits, everything_ignored)
+    assert losses["dice"] == 0
+    assert losses["focal"].item() == pytest.approx(
+        100 * slow_focal(logits, everything_ignored), rel=1e-5
+    )
+
+
+def test_both_terms_are_divided_by_the_pairs_present(batch):
+    logits, target = batch
+    pairs = sum(len(set(t.flatten().tolist()) - {255}) for t in target)
+    alone = criterion(logits, target, num_pairs=1.0)
+    shared = criterion(logits, target)
+    for name in ("focal", "dice"):
+        assert shared[name].item() == pytest.approx(alone[name].item() / pairs)
+
+
+def test_extreme_logits_give_finite_losses_and_gradients():
+    logits = torch.tensor([[[[90.0, -90.0]], [[-90.0, 90.0]]]], requires_grad=True)
+    loss = sum(criterion(logits, torch.tensor([[[1, 1]]])).values())
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
