@@ -81,13 +81,9 @@ def read_labels(
     from unseen.vocabulary import read_vocabulary
 
     templates = segmenter.config.vocabulary.templates
-    vocabulary = read_vocabulary(labels, templates=templates) if labels is not None else None
+    vocabulary = None if labels is None else read_vocabulary(labels, templates=templates)
     if text is None:
-        if vocabulary is None:
-            raise InputError(
-                "say what to look for: --labels 'cat, grass', a file with a label a line, "
-                "or a vocabulary's name"
-            )
+        assert vocabulary is not None
         return vocabulary
     embeddings = TextEmbeddings.load(text, vocabulary)
     say(embeddings.describe())
@@ -144,7 +140,10 @@ def segment(
     from unseen.segmenter import save_image
 
     if labels is None and text is None:
-        read_labels(None, None, None)  # type: ignore[arg-type]
+        raise InputError(
+            "say what to look for: --labels 'cat, grass', a file with a label a line, "
+            "or a vocabulary's name"
+        )
     found = find_pictures(pictures)
     segmenter = load_segmenter(model, clip, device)
     if model is None and clip is None:

@@ -61,14 +61,11 @@ def overlay(
     tinted[edges] = 255
     picture = Image.fromarray(tinted.astype(np.uint8))
     shares = np.bincount(mask.ravel(), minlength=len(labels)) / mask.size
-    entries = [
-        (
-            tuple(colours[i].tolist()),
-            f"{labels[i]}{'*' if labels[i] in marked else ''} {shares[i]:.0%}",
-        )
-        for i in np.argsort(-shares).tolist()
-        if shares[i] > 0
-    ]
+    entries = []
+    for i in np.argsort(-shares).tolist():
+        if shares[i] > 0:
+            star = "*" if labels[i] in marked else ""
+            entries.append((tuple(colours[i].tolist()), f"{labels[i]}{star} {shares[i]:.0%}"))
     if any(labels[i] in marked for i in np.flatnonzero(shares).tolist()):
         entries.append(((255, 255, 255), "* unseen in training"))
     return _with_legend(picture, entries)

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from unseen.errors import InputError
+from unseen.vocabulary import MULTI_TEMPLATES
 
 
 @runtime_checkable
@@ -141,7 +142,11 @@ class WordTokenizer:
 
     def _look_up(self, word: str) -> int:
         if word not in self._id:
-            near = difflib.get_close_matches(word, self.words, n=3, cutoff=0.5)
-            hint = f"the nearest it knows: {', '.join(near)}" if near else "none it knows is near"
-            raise InputError(f"this model does not know the word {word!r}; {hint}. {self.note}")
+            sentences = " ".join(MULTI_TEMPLATES).lower().replace(".", "").split()
+            names = [known for known in self.words if known not in (*sentences, "and", "with")]
+            near = difflib.get_close_matches(word, names, n=3, cutoff=0.0)
+            raise InputError(
+                f"this model does not know the word {word!r}; the nearest it knows: "
+                f"{', '.join(near)}. {self.note}"
+            )
         return self._id[word]

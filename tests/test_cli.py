@@ -1,0 +1,303 @@
+"""The command line as a user meets it: what it prints, where, and with which exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_checkpoints import authors_state
+from test_images import write as write_broken
+
+from unseen.cli import main
+from unseen.clip import CLIP
+from unseen.miniature.scenes import Scenes
+
+pytestmark = pytest.mark.filterwarnings("default")  # the command line shows warnings, not errors
+
+
+class Run:
+    """What a call of the command line did."""
+
+    def __init__(self, capsys, monkeypatch, *arguments: str | Path) -> None:
+        monkeypatch.setattr(sys, "argv", ["unseen", *map(str, arguments)])
+        try:
+            main()
+            self.code = 0
+        except SystemExit as stop:
+            self.code = stop.code or 0
+        self.out, self.err = capsys.readouterr()
+
+
+@pytest.fixture
+def unseen(capsys, monkeypatch, tmp_path):
+    """Return the command line, called in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: Run(capsys, monkeypatch, *arguments)
+
+
+@pytest.fixture
+def scene(tmp_path) -> Path:
+    """Return a drawn picture."""
+    path = tmp_path / "scene.png"
+    Image.fromarray(Scenes("val", size=160)[3].image).save(path)
+    return path
+
+
+def assert_one_sentence(run: Run, says: str) -> None:
+    """A mistake gives one line on stderr, nothing on stdout, a code that is not 0, no traceback."""
+    assert run.code not in (0, None)
+    assert run.out == ""
+    lines = [line for line in run.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and says in lines[0], run.err
+    assert "Traceback" not in run.err
+
+
+def test_segment_writes_an_overlay_and_a_mask_and_prints_what_it_found(unseen, scene, tmp_path):
+    run = unseen("segment", scene, "--labels", "cow, sky, grass", "--out", "out")
+    assert run.code == 0
+    assert "| label" in run.out and "segmented" not in run.out
+    assert "knows drawings" in run.err
+    mask = np.asarray(Image.open(tmp_path / "out" / "scene-mask.png"))
+    assert mask.shape == (160, 160) and mask.max() < 3
+    assert Image.open(tmp_path / "out" / "scene-overlay.png").width >= 160
+
+
+def test_json_alone_is_on_stdout(unseen, scene):
+    run = unseen("segment", scene, "--labels", "cow, train, sky", "--json")
+    (result,) = json.loads(run.out)
+    assert result["labels"] == ["cow", "train", "sky"]
+    assert sum(region["share"] for region in result["found"]) == pytest.approx(1, abs=1e-3)
+    assert all(region["unseen"] == (region["label"] != "sky") for region in result["found"])
+    assert Path(result["overlay"]).is_file() and Path(result["mask"]).is_file()
+
+
+def test_folders_of_pictures_and_files_of_labels(unseen, scene, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for name in ("a.png", "b.jpg", "a.jpg"):
+        Image.open(scene).save(tmp_path / "pictures" / name)
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    (tmp_path / "labels.txt").write_text("cow\nsky\n")
+    run = unseen("segment", "pictures", "--labels", "labels.txt", "--json")
+    assert [Path(r["picture"]).name for r in json.loads(run.out)] == ["a.jpg", "a.png", "b.jpg"]
+    written = {path.name for path in (tmp_path / "segmented").iterdir()}
+    assert {"a.jpg-mask.png", "a.png-mask.png", "b-mask.png"} <= written
+    assert len(written) == 6
+
+
+def test_a_vocabularys_name_stands_for_its_labels(unseen, scene):
+    run = unseen("segment", scene, "--labels", "miniature", "--json")
+    assert len(json.loads(run.out)[0]["labels"]) == 34
+
+
+def test_one_bad_picture_among_good_ones_is_named_and_the_rest_is_done(unseen, scene, tmp_path):
+    (tmp_path / "bad.png").write_text("no picture")
+    run = unseen("segment", scene, "bad.png", "--labels", "cow, sky", "--json")
+    assert run.code == 2
+    assert len(json.loads(run.out)) == 1
+    assert "bad.png is no picture" in run.err and "1 of 2 pictures" in run.err
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "text", "empty", "truncated", "bomb"])
+def test_what_is_no_picture_gets_one_sentence(unseen, tmp_path, kind):
+    (tmp_path / "in").mkdir()
+    picture = write_broken(kind, tmp_path / "in")
+    run = unseen("segment", picture, "--labels", "cow, sky", "--out", tmp_path / "out")
+    assert_one_sentence(run, "pictures in" if kind == "folder" else str(picture))
+    assert not (tmp_path / "out").exists()
+
+
+def save_as(kind: str, path: Path) -> Path:
+    pixels = Scenes("val", size=64)[1].image
+    image = Image.fromarray(pixels)
+    if kind == "16 bit":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    elif kind == "cmyk":
+        image, path = image.convert("CMYK"), path.with_suffix(".jpg")
+    elif kind == "grey":
+        image = image.convert("L")
+    elif kind == "palette with alpha":
+        image = image.quantize(32)
+        image.info["transparency"] = 0
+    elif kind == "1x1":
+        image = image.resize((1, 1))
+    elif kind == "20000x10":
+        image = image.resize((20000, 10))
+    if kind == "turned by exif":
+        exif = image.getexif()
+        exif[0x0112] = 6
+        path = path.with_suffix(".jpg")
+        image.crop((0, 0, 64, 32)).save(path, exif=exif)
+    else:
+        image.save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["16 bit", "cmyk", "grey", "palette with alpha", "turned by exif", "1x1", "20000x10"],
+)
+def test_odd_pictures_work(unseen, tmp_path, kind):
+    picture = save_as(kind, tmp_path / "odd.png")
+    run = unseen("segment", picture, "--labels", "cow, sky")
+    assert run.code == 0, run.err
+    mask = Image.open(tmp_path / "segmented" / "odd-mask.png")
+    size = {"1x1": (1, 1), "20000x10": (20000, 10), "turned by exif": (32, 64)}
+    assert mask.size == size.get(kind, (64, 64))
+    assert ("warning: " in run.err and "4096" in run.err) == (kind == "20000x10")
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (None, "say what to look for"),
+        ("", "no labels were given"),
+        ("cow, sky, cow", "these repeat: 'cow'"),
+        (" ".join(["cow"] * 500), "(504 words)"),
+        ("xylophone, cow", "does not know the word 'xylophone'"),
+        ("voc21", "did you mean 'voc20'"),
+        ("labels.txt", "no file of labels"),
+    ],
+)
+def test_bad_labels_get_one_sentence(unseen, scene, tmp_path, labels, says):
+    given = [] if labels is None else ["--labels", labels]
+    assert_one_sentence(unseen("segment", scene, *given), says)
+    assert not (tmp_path / "segmented").exists()
+
+
+def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_knows(unseen, scene):
+    run = unseen("segment", scene, "--labels", "hoarse")
+    assert "the nearest it knows: horse" in run.err and "drawings" in run.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["segment", "a.png", "--labels", "cow", "--model", "nowhere"], "no model 'nowhere'"),
+        (["segment", "a.png", "--labels", "cow", "--model", "a", "--clip", "b"], "not both"),
+        (["segment", "a.png", "--labels", "cow", "--clip", "nowhere"], "no CLIP weights at"),
+        (["segment", "a.png", "--labels", "cow", "--text", "no.npy"], "text embeddings at no.npy"),
+        (["evaluate", "zegclip-coco-inductive"], "download the authors' file"),
+        (["evaluate", "--data", "voc"], "--root"),
+        (["evaluate", "--data", "voc", "--root", "."], "JPEGImages"),
+        (["evaluate", "--split", "tset"], "train, val, test"),
+        (["train", "zegclip-miniature-inductve"], "did you mean zegclip-miniature-inductive"),
+        (["train", "zegclip-miniature-transductive"], "give --from"),
+        (
+            ["train", "zegclip-miniature-transductive", "--from", "nowhere"],
+            "no model 'nowhere'",
+        ),
+        (
+            "convert no.pth -o out --vocabulary voc20 --setting inductive".split(),
+            "there is no file no.pth",
+        ),
+        (
+            "convert no.pth -o out --vocabulary ade20k --setting inductive".split(),
+            "no vocabulary is called 'ade20k'",
+        ),
+    ],
+)
+def test_wrong_arguments_get_one_sentence(unseen, tmp_path, arguments, says):
+    assert_one_sentence(unseen(*arguments), says)
+    assert not list(tmp_path.iterdir())
+
+
+def test_misspelt_verbs_and_options_get_a_hint(unseen):
+    run = unseen("segmnt")
+    assert run.code == 2 and "Did you mean 'segment'?" in run.err
+    run = unseen("segment", "a.png", "--label", "cow")
+    assert run.code == 2 and "--labels" in run.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_gets_one_sentence(unseen, scene, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    run = unseen("segment", scene, "--labels", "cow, sky", "--out", tmp_path / "locked" / "out")
+    assert_one_sentence(run, "cannot be written")
+
+
+def test_an_output_folder_that_cannot_be_made_gets_one_sentence(unseen, scene, tmp_path):
+    (tmp_path / "file").write_text("")
+    run = unseen("segment", scene, "--labels", "cow, sky", "--out", tmp_path / "file" / "out")
+    assert_one_sentence(run, "cannot be written")
+    run = unseen(
+        "train", "zegclip-miniature-inductive", "--steps", "1", "--out", tmp_path / "file" / "out"
+    )
+    assert_one_sentence(run, "cannot be written")
+
+
+def test_evaluate_prints_headlines_classes_chance_and_what_was_held_out(unseen, tmp_path):
+    run = unseen("evaluate", "--count", "2", "--show-dir", "shown")
+    assert "held out in training: train, sheep, cow, giraffe, clouds, grass, road" in run.out
+    for heading in ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU", "things(U)", "stuff(U)", "| chance"):
+        assert heading in run.out
+    assert "| giraffe       | unseen      | thing |" in run.out
+    assert len(list((tmp_path / "shown").iterdir())) == 2
+
+
+def test_evaluate_json_is_json(unseen):
+    run = unseen("evaluate", "--count", "2", "--json", "--baselines")
+    result = json.loads(run.out)
+    assert list(result["scores"]) == [
+        "zegclip-miniature-inductive",
+        "untrained head",
+        "CLIP alone (MaskCLIP)",
+        "chance",
+    ]
+    assert result["pictures"] == 2 and "cow" in result["held out"]
+
+
+def test_clip_alone_can_be_evaluated(unseen):
+    run = unseen("evaluate", "--clip", "miniature", "--count", "1")
+    assert run.code == 0 and "training-free" in run.out
+
+
+def test_train_then_evaluate_then_go_on_transductively(unseen, tmp_path):
+    run = unseen("train", "zegclip-miniature-inductive", "--steps", "2", "--seed", "1", "--json")
+    assert json.loads(run.out) == {
+        "model": "runs/zegclip-miniature-inductive",
+        "steps": 2,
+        "seed": 1,
+    }
+    run = unseen("train", "zegclip-miniature-inductive", "--steps", "2")
+    assert_one_sentence(run, "holds a model already")
+    half = "runs/zegclip-miniature-inductive/halfway"
+    run = unseen("train", "zegclip-miniature-transductive", "--steps", "1", "--from", half)
+    assert run.code == 0 and "unseen evaluate runs/zegclip-miniature-transductive" in run.out
+    run = unseen("evaluate", "runs/zegclip-miniature-transductive", "--count", "1")
+    assert run.code == 0 and "transductive, γ = 0" in run.out
+
+
+def test_convert_makes_a_model_of_an_authors_file(unseen, micro_clip: CLIP, tmp_path):
+    content = {"meta": {"epoch": 1}, "state_dict": authors_state(micro_clip), "optimizer": {}}
+    torch.save(content, tmp_path / "authors.pth")
+    run = unseen(*"convert authors.pth -o mine --vocabulary voc20 --setting inductive".split())
+    assert run.code == 0, run.err
+    config = json.loads((tmp_path / "mine" / "config.json").read_text())
+    assert (config["setting"], config["calibration"], config["window"]) == ("inductive", 0.1, 512)
+    assert config["vocabulary"]["unseen"][0] == "pottedplant"
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = (
+        "import sys, time; start = time.perf_counter(); sys.argv = ['unseen', '--help']\n"
+        "from unseen.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'cv2' not in sys.modules\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for verb in ("segment", "evaluate", "train", "convert"):
+        assert verb in result.stdout
+
+
+def test_it_runs_as_a_module():
+    result = subprocess.run(
+        [sys.executable, "-m", "unseen", "segment"], capture_output=True, text=True
+    )
+    assert result.returncode == 2 and "Missing argument" in result.stderr

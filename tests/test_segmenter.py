@@ -1,0 +1,194 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from unseen.checkpoints import ModelConfig
+from unseen.clip import CLIP
+from unseen.embeddings import TextEmbeddings
+from unseen.errors import InputError
+from unseen.methods import zegclip
+from unseen.miniature.world import MICRO
+from unseen.segmenter import Segmenter, label, read_out, resolve_device, slide
+from unseen.vocabulary import VOC20, Vocabulary
+
+
+@pytest.fixture
+def micro(micro_clip: CLIP) -> Segmenter:
+    """Return an untrained ZegCLIP over the micro world."""
+    config = ModelConfig(
+        method="zegclip",
+        options={},
+        vocabulary=MICRO,
+        setting="inductive",
+        calibration=0.1,
+        short_side=48,
+        window=48,
+        stride=40,
+    )
+    model = zegclip(micro_clip.image, prompts=2, heads=4)
+    return Segmenter(model, micro_clip.text, config, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("length", "starts"),
+    [(512, [0]), (513, [0, 1]), (683, [0, 171]), (938, [0, 426]), (939, [0, 426, 427]), (300, [0])],
+)
+def test_windows_start_where_the_authors_start_them(length, starts):
+    seen = []
+
+    def predict(crop: torch.Tensor) -> torch.Tensor:
+        seen.append(int(crop[0, 0, 0, 0]))
+        return crop[:, :1]
+
+    image = torch.arange(length).float().expand(1, 3, 4, length)
+    slide(predict, image, window=512, stride=426)
+    assert seen == starts
+
+
+def test_overlapping_windows_are_averaged():
+    image = torch.zeros(1, 3, 4, 7)
+    values = iter([1.0, 3.0, 5.0])
+    scores = slide(
+        lambda crop: torch.full((1, 1, *crop.shape[2:]), next(values)), image, window=4, stride=2
+    )
+    assert scores[0, 0, 0].tolist() == [1, 1, 2, (1 + 3 + 5) / 3, 4, 4, 5]
+
+
+def test_scores_are_read_where_the_short_side_is_the_window():
+    logits = 4 * torch.randn(1, 3, 4, 4)
+    bias = torch.tensor([0.1, 0.0, 0.2])
+    large = F.interpolate(logits, (32, 32), mode="bilinear").sigmoid() - bias.view(-1, 1, 1)
+    assert torch.equal(read_out(logits, (32, 32), window=32, bias=bias), large)
+    smaller = F.interpolate(large, (20, 20), mode="bilinear")
+    assert torch.equal(read_out(logits, (20, 20), window=32, bias=bias), smaller)
+
+
+def test_labels_in_groups_of_classes_equal_labels_at_once():
+    scores = torch.randn(23, 5, 6)
+    enlarged = F.interpolate(scores[None], (300, 400), mode="bilinear")[0]
+    mask, best = label(scores, (300, 400))
+    assert (mask == enlarged.argmax(dim=0).numpy()).all()
+    huge = torch.randn(3, 2, 2)
+    mask, best = label(huge, (5000, 4000))  # a class at a time
+    sample = F.interpolate(huge[None], (5000, 4000), mode="bilinear")[0, :, ::500, ::500]
+    assert (mask[::500, ::500] == sample.argmax(dim=0).numpy()).all()
+    np.testing.assert_allclose(best[::500, ::500], sample.amax(dim=0).numpy(), rtol=1e-5)
+
+
+def test_equal_scores_go_to_the_first_label():
+    mask, _ = label(torch.ones(4, 3, 3), (3, 3))
+    assert (mask == 0).all()
+
+
+@pytest.mark.parametrize("size", [(48, 48), (60, 91), (200, 20), (1, 1)])
+def test_a_mask_is_as_large_as_its_picture(micro, size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    result = micro(image, "bus, boat, sky")
+    assert result.mask.shape == result.scores.shape == size
+    assert result.mask.dtype == np.int64
+    assert set(np.unique(result.mask)) <= {0, 1, 2}
+    assert sum(region["share"] for region in result.regions()) == pytest.approx(1, abs=1e-3)
+
+
+def test_paths_pil_images_and_arrays_give_the_same(micro, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    first = micro(image, ["bus", "sky"])
+    for picture in (Image.fromarray(image), tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert (micro(picture, ["bus", "sky"]).mask == first.mask).all()
+
+
+def test_the_vocabulary_is_an_argument_of_any_length(micro):
+    image = np.zeros((48, 48, 3), np.uint8)
+    for names in (["bus"], list(MICRO.names), ["sky", "boat"]):
+        assert micro(image, names).labels == tuple(names)
+
+
+def test_calibration_lowers_seen_classes_alone(micro):
+    assert micro.bias(["bus", "train", "grass", "cat"]).tolist() == pytest.approx([0.1, 0, 0, 0])
+    assert micro.bias(["bus", "train"], 0.5).tolist() == [0.5, 0]
+    image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    plain = micro(image, "bus, train", calibration=0.0)
+    assert (micro(image, "bus, train", calibration=2.0).mask == 1).all()
+    assert (micro(image, "bus, train", calibration=-2.0).mask == 0).all()
+    assert plain.unseen == ("train",)
+
+
+def test_very_long_pictures_are_held_at_a_limit_with_a_warning(micro):
+    image = np.zeros((4, 600, 3), np.uint8)
+    with pytest.warns(UserWarning, match="held at 480"):
+        assert micro(image, "bus, sky", limit=480).mask.shape == (4, 600)
+    assert micro._shown_size((4, 600), None) == (48, 7200)
+    with pytest.warns(UserWarning, match="4096"):
+        assert micro._shown_size((10, 20000), 4096) == (8, 4096)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_pictures_get_one_sentence(micro, array):
+    with pytest.raises((InputError, TypeError)):
+        micro(array, "bus")
+
+
+def test_text_embeddings_can_stand_for_words(micro, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    vocabulary = Vocabulary("mine", ("bus", "sky", "boat"), templates=MICRO.templates)
+    made = TextEmbeddings.make(micro.text, vocabulary)
+    made.save(tmp_path / "text.safetensors")
+    loaded = TextEmbeddings.load(tmp_path / "text.safetensors")
+    assert loaded.vocabulary == vocabulary
+    assert "CLIP " in loaded.describe() and "1 template" in loaded.describe()
+    assert (micro(image, loaded).mask == micro(image, vocabulary).mask).all()
+
+
+def test_text_embeddings_of_another_clip_are_refused(micro, tmp_path):
+    vocabulary = Vocabulary("mine", ("bus", "sky"))
+    stranger = TextEmbeddings(vocabulary, torch.randn(2, 32), clip="0123456789abcdef")
+    with pytest.raises(InputError, match="were made by CLIP 0123456789abcdef"):
+        micro(np.zeros((48, 48, 3), np.uint8), stranger)
+    with pytest.raises(InputError, match="512 wide"):
+        micro(np.zeros((48, 48, 3), np.uint8), TextEmbeddings(vocabulary, torch.randn(2, 512)))
+
+
+def test_rows_without_names_need_a_vocabulary_of_their_length(tmp_path):
+    np.save(tmp_path / "voc.npy", np.zeros((20, 512), np.float16))
+    assert len(TextEmbeddings.load(tmp_path / "voc.npy", VOC20).values) == 20
+    with pytest.raises(InputError, match="rows without names"):
+        TextEmbeddings.load(tmp_path / "voc.npy")
+    with pytest.raises(InputError, match="2 labels need as many rows"):
+        TextEmbeddings.load(tmp_path / "voc.npy", Vocabulary("two", ("a", "b")))
+    (tmp_path / "text.safetensors").write_text("nonsense")
+    with pytest.raises(InputError, match="not a file of text embeddings"):
+        TextEmbeddings.load(tmp_path / "text.safetensors")
+    with pytest.raises(InputError, match="there is no file"):
+        TextEmbeddings.load(tmp_path / "nowhere.safetensors")
+
+
+def test_a_model_without_text_encoder_asks_for_embeddings(micro):
+    bare = Segmenter(micro.model, None, micro.config, device="cpu")
+    with pytest.raises(InputError, match="no text encoder"):
+        bare(np.zeros((48, 48, 3), np.uint8), "bus")
+
+
+def test_devices_that_are_not_there_get_one_sentence():
+    assert resolve_device("cpu").type == "cpu"
+    with pytest.raises(InputError, match="auto, cpu, cuda or mps"):
+        resolve_device("tpu")
+    missing = next(name for name in ("mps", "cuda") if not getattr(torch, name).is_available())
+    with pytest.raises(InputError, match="has no"):
+        resolve_device(missing)
+
+
+def test_clip_alone_segments_with_nothing_trained():
+    segmenter = Segmenter.from_clip("miniature", device="cpu")
+    result = segmenter(np.full((64, 64, 3), (110, 165, 235), np.uint8), "sky, road, cow")
+    assert result.mask.shape == (64, 64)
+    assert result.unseen == ()

@@ -1,0 +1,143 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import MICRO_PRETRAINING
+
+from unseen.catalogue import open_dataset
+from unseen.checkpoints import load_pretrained
+from unseen.data.datasets import Subset
+from unseen.errors import InputError, MissingExtra
+from unseen.evaluation import evaluate, make_baselines
+from unseen.miniature.pretrain import learning_rate, pretrain
+from unseen.miniature.world import MICRO
+from unseen.recipes import RECIPES, Recipe, find_recipe
+from unseen.training import batches, fit
+from unseen.vocabulary import Vocabulary
+
+
+def test_a_training_leaves_a_model_a_half_trained_one_and_a_log(micro_recipe: Recipe, tmp_path):
+    out = tmp_path / "run"
+    segmenter = fit(micro_recipe, out=out, device="cpu")
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 6]
+    assert all({"rate", "focal", "dice"} <= line.keys() for line in lines)
+    model, _, config = load_pretrained(out)
+    assert config.setting == "inductive" and config.calibration == 0.1
+    assert config.recipe["name"] == "micro"
+    for key, value in segmenter.model.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value)
+    _, _, half = load_pretrained(out / "halfway")
+    assert half.recipe["stopped_at"] == 3
+
+
+def test_losses_fall(micro_recipe: Recipe, tmp_path):
+    recipe = replace(micro_recipe, steps=40, learning_rate=3e-3, batch_size=8)
+    fit(recipe, out=tmp_path / "run", device="cpu")
+    lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["focal"] < 0.6 * lines[0]["focal"]
+
+
+def test_clip_is_not_changed_by_training_and_the_rest_is(micro_recipe: Recipe, tmp_path):
+    fit(micro_recipe, out=tmp_path / "run", device="cpu")
+    half, _, _ = load_pretrained(tmp_path / "run" / "halfway")
+    whole, _, _ = load_pretrained(tmp_path / "run")
+    for key, value in half.state_dict().items():
+        frozen = key.startswith("encoder.clip.") or key in ("mean", "std")
+        assert torch.equal(whole.state_dict()[key], value) == frozen, key
+
+
+def test_the_same_seed_trains_the_same_model(micro_recipe: Recipe, tmp_path):
+    recipe = replace(micro_recipe, steps=3)
+    states = [
+        fit(replace(recipe, seed=seed), out=tmp_path / name, device="cpu").model.state_dict()
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    key = "head.project.weight"
+    assert torch.equal(states[0][key], states[1][key])
+    assert not torch.equal(states[0][key], states[2][key])
+
+
+def test_transductive_training_goes_on_from_a_model(micro_recipe: Recipe, tmp_path):
+    fit(micro_recipe, out=tmp_path / "first", device="cpu")
+    recipe = replace(micro_recipe, setting="transductive", steps=2)
+    with pytest.raises(InputError, match="give --from"):
+        fit(recipe, out=tmp_path / "second", device="cpu")
+    assert not (tmp_path / "second").exists()
+    fit(recipe, out=tmp_path / "second", start=tmp_path / "first" / "halfway", device="cpu")
+    _, _, config = load_pretrained(tmp_path / "second")
+    assert (config.setting, config.calibration) == ("transductive", 0.0)
+
+
+def test_supervised_training_sees_every_class(micro_recipe: Recipe, tmp_path):
+    recipe = replace(micro_recipe, setting="supervised", steps=2)
+    assert fit(recipe, out=tmp_path / "run", device="cpu").config.setting == "supervised"
+
+
+def test_batches_go_on_for_ever_in_an_order_the_seed_decides(micro_recipe: Recipe):
+    dataset = Subset(open_dataset("micro", "train"), 10)
+
+    def first(seed: int, count: int) -> list[torch.Tensor]:
+        stream = batches(dataset, replace(micro_recipe, seed=seed))
+        return [next(stream)[0] for _ in range(count)]
+
+    ours, again, other = first(0, 7), first(0, 7), first(1, 7)
+    assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(ours, other, strict=True))
+    assert ours[0].shape == (4, 3, 48, 48) and ours[0].dtype == torch.uint8
+
+
+def test_a_missing_extra_says_what_to_install(micro_recipe: Recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "lightning_fabric", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'unseen\[train\]'"):
+        fit(micro_recipe, out=tmp_path / "run", device="cpu")
+
+
+def test_unknown_recipes_name_the_nearest():
+    with pytest.raises(InputError, match="did you mean zegclip-miniature-inductive"):
+        find_recipe("zegclip-miniature-inductve")
+
+
+def test_recipes_are_named_as_the_models_they_make():
+    for name, recipe in RECIPES.items():
+        assert name == recipe.name == f"{recipe.method}-{recipe.data}-{recipe.setting}"
+
+
+def test_evaluation_counts_every_labelled_pixel_once(micro_recipe: Recipe, tmp_path):
+    segmenter = fit(replace(micro_recipe, steps=2), out=tmp_path / "run", device="cpu")
+    dataset = Subset(open_dataset("micro"), 4)
+    scores = evaluate(segmenter, dataset, show_dir=tmp_path / "shown")
+    labelled = sum(int((dataset[i].labels != 255).sum()) for i in range(4))
+    assert scores.matrix.sum() == labelled
+    assert len(list((tmp_path / "shown").iterdir())) == 4
+    assert scores.vocabulary is MICRO
+    baselines = make_baselines(segmenter)
+    assert list(baselines) == ["untrained head", "CLIP alone (MaskCLIP)"]
+    for baseline in baselines.values():
+        assert evaluate(baseline, dataset).matrix.sum() == labelled
+
+
+def test_evaluation_refuses_names_the_data_set_does_not_have(micro_recipe: Recipe, tmp_path):
+    segmenter = fit(replace(micro_recipe, steps=2), out=tmp_path / "run", device="cpu")
+    with pytest.raises(InputError, match="has no labels sheep"):
+        evaluate(segmenter, Subset(open_dataset("micro"), 1), labels=Vocabulary("x", ("sheep",)))
+
+
+def test_pretraining_stopped_and_resumed_is_pretraining_in_one_go(tmp_path):
+    constant = replace(MICRO_PRETRAINING, decay=0.0)
+    straight = pretrain(tmp_path / "a", constant, vocabulary=MICRO, report_every=2)
+    pretrain(tmp_path / "b", replace(constant, steps=2), vocabulary=MICRO, report_every=2)
+    resumed = pretrain(tmp_path / "b", constant, vocabulary=MICRO, report_every=2)
+    for key, value in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value)
+    lines = [json.loads(line) for line in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert (tmp_path / "b" / "clip.safetensors").is_file()
+
+
+def test_pretraining_rate_rises_holds_and_falls():
+    plan = replace(MICRO_PRETRAINING, steps=100, warmup=10, decay=0.2, learning_rate=1.0)
+    rates = [learning_rate(plan, step) for step in range(100)]
+    assert rates[0] == 0.1 and rates[9] == rates[50] == rates[80] == 1.0
+    assert rates[90] == 0.5 and 0 < rates[99] < 0.06
