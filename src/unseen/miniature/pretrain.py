@@ -1,6 +1,6 @@
 """Contrastive pre-training of the tiny CLIP: what the shipped weights were made with.
 
-    python -m unseen.miniature.pretrain runs/clip --steps 6000
+    python -m unseen.miniature.pretrain runs/clip --steps 8000
 
 draws its scenes as it goes, can be stopped at any time and goes on where it was when called again.
 It ends with ``clip.safetensors`` and ``clip.json`` in that folder: what the package ships.
@@ -41,8 +41,8 @@ NOTE = "It was trained on drawings of a small world, not on photos."
 class Pretraining:
     """Everything the weights depend on."""
 
-    steps: int = 6000
-    batch_size: int = 128
+    steps: int = 8000
+    batch_size: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     warmup: int = 300
@@ -177,7 +177,7 @@ def pretrain(
         clip.load_state_dict(state["clip"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-    world = World(vocabulary, (config.size, config.size), scale=(0.25, 1.3))
+    world = World(vocabulary, (config.size, config.size), scale=(0.3, 1.2))
     losses, began = [], time.monotonic()
     for step in range(start, config.steps):
         for group in optimizer.param_groups:

@@ -94,13 +94,15 @@ class World:
         count = int(random.integers(self.things[0], self.things[1] + 1))
         drawable = self.vocabulary.things
         things = [drawable[i] for i in random.integers(len(drawable), size=count)]
-        for name in things:
-            self._paste(random, image, mask, name)
+        sides = min(height, width) * np.exp(random.uniform(*np.log(self.scale), size=count))
+        sides[::-1].sort()  # what is small stands in front, or it would often not be seen at all
+        for name, side in zip(things, sides.tolist(), strict=True):
+            self._paste(random, image, mask, name, side)
         image *= random.uniform(0.7, 1.05) * random.uniform(0.92, 1.08, size=3).astype(np.float32)
         grain = random.standard_normal((height, width, 1), dtype=np.float32)
         image += random.uniform(0, 8) * grain
         labels = self.vocabulary.names
-        visible = np.bincount(mask.ravel(), minlength=len(labels)) >= 12
+        visible = np.bincount(mask.ravel(), minlength=len(labels)) >= 0.003 * mask.size
         things = [name for name in dict.fromkeys(things) if visible[labels.index(name)]]
         caption = _caption(random, things, stuffs)
         self._void(random, mask)
@@ -133,13 +135,17 @@ class World:
         return image, mask, names
 
     def _paste(
-        self, random: np.random.Generator, image: np.ndarray, mask: np.ndarray, name: str
+        self,
+        random: np.random.Generator,
+        image: np.ndarray,
+        mask: np.ndarray,
+        name: str,
+        side: float,
     ) -> None:
-        """Paint one drawing over the scene, flipped, turned and recoloured a little."""
+        """Paint a drawing of ``side`` pixels over the scene, flipped, turned and recoloured."""
         height, width = mask.shape
         drawings = self._sprites[name]
         levels = drawings[int(random.integers(len(drawings)))]
-        side = min(height, width) * np.exp(random.uniform(*np.log(self.scale)))
         level = levels[0]
         for smaller in levels[1:]:
             if len(smaller) < 1.3 * side:
@@ -150,7 +156,8 @@ class World:
         turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         if random.random() < 0.5:
             turn[:, 0] *= -1
-        centre = random.uniform((0.05 * width, 0.1 * height), (0.95 * width, 0.95 * height))
+        margin = np.minimum(0.35 * side, (width / 2, height / 2))  # most of it is in the scene
+        centre = random.uniform(margin, (width, height) - margin)
         reach = 0.75 * side + 1  # half the diagonal of the turned cell, and a little
         left, top = np.maximum(centre - reach, 0).astype(int)
         right, bottom = np.minimum(centre + reach + 1, (width, height)).astype(int)

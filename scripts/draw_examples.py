@@ -1,0 +1,28 @@
+"""Draw the example pictures: scenes of the miniature world, larger than the model was trained on.
+
+    python scripts/draw_examples.py examples
+"""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from unseen.miniature.world import World
+
+EXAMPLES = {"meadow": 205, "street": 1250, "hill": 277}
+"""Last number of the seeds; no split of the miniature uses their first."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    world = World(size=(384, 512), things=(2, 4))
+    for name, seed in EXAMPLES.items():
+        Image.fromarray(world.scene(7, seed).image).save(out / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
