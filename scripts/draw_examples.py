@@ -1,6 +1,6 @@
 """Draw the example pictures: scenes of the miniature world, larger than the model was trained on.
 
-    python scripts/draw_examples.py examples
+python scripts/draw_examples.py examples
 """
 
 import argparse

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unseen.clip import CLIP, load_clip
+from unseen.clip.archives import read_state
 from unseen.clip.model import VIT_B_32, VIT_L_14_336
-from unseen.clip.weights import read_state, save_clip
+from unseen.clip.weights import save_clip
 from unseen.errors import InputError
 from unseen.hub import is_repository
 

@@ -42,7 +42,7 @@ def test_everything_ignored_has_no_score_and_does_not_warn():
     labels = np.full((2, 2), 255, np.uint8)
     scores = Scores(confusion(np.zeros((2, 2), int), labels, 4), KNOWN)
     assert all(value is None for name, value in scores.to_dict().items() if name != "classes")
-    assert "–" in compare({"nothing": scores})
+    assert "–" in compare({"nothing": scores.summary()})
 
 
 def test_a_class_predicted_but_never_labelled_scores_zero_and_counts():
@@ -95,7 +95,7 @@ def test_maps_that_do_not_fit_get_one_sentence(prediction, labels, says):
 
 def test_tables_are_markdown_with_a_row_a_model():
     scores = Scores(np.diag([1, 2, 3, 4]), KNOWN)
-    lines = compare({"mine": scores, "other": scores}).splitlines()
+    lines = compare({"mine": scores.summary(), "other": scores.summary()}).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[0].startswith("| %") and lines[2].startswith("| mine ")
     assert "| b     | unseen      | thing |" in scores.table()

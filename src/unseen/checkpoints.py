@@ -16,14 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unseen.clip import ImageEncoder, TextEncoder, load_clip
+from unseen.clip.archives import State, read_state
 from unseen.clip.weights import (
-    State,
     build_from_config,
     build_image_encoder,
     build_text_encoder,
     clip_config,
     fill,
-    read_state,
 )
 from unseen.errors import InputError
 from unseen.methods import METHODS

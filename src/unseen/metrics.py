@@ -172,9 +172,8 @@ class Scores:
         return markdown(["class", "in training", "kind", "IoU", "Acc"], rows)
 
 
-def compare(scores: Mapping[str, Scores]) -> str:
-    """Write the headline numbers of several models as a Markdown table, a row each."""
-    summaries = {title: one.summary() for title, one in scores.items()}
+def compare(summaries: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Write several ``Scores.summary()`` as a Markdown table, a row each, in percent."""
     columns = list(next(iter(summaries.values())))
     rows = [
         [title, *(_show(numbers[column]) for column in columns)]
@@ -191,11 +190,11 @@ def chance(scores: Scores) -> Scores:
 
 
 def _round(value: float) -> float | None:
-    return None if np.isnan(value) else round(float(value), 2)
+    return None if np.isnan(value) else round(float(value), 4)
 
 
-def _show(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.1f}"
+def _show(value: float | None) -> str:
+    return "–" if value is None or np.isnan(value) else f"{value:.1f}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -94,7 +94,8 @@ class World:
         count = int(random.integers(self.things[0], self.things[1] + 1))
         drawable = self.vocabulary.things
         things = [drawable[i] for i in random.integers(len(drawable), size=count)]
-        sides = min(height, width) * np.exp(random.uniform(*np.log(self.scale), size=count))
+        smallest, largest = np.log(self.scale)
+        sides = min(height, width) * np.exp(random.uniform(smallest, largest, count))
         sides[::-1].sort()  # what is small stands in front, or it would often not be seen at all
         for name, side in zip(things, sides.tolist(), strict=True):
             self._paste(random, image, mask, name, side)

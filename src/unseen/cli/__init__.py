@@ -1,0 +1,52 @@
+"""The command line: a verb a function, help from its signature and docstring.
+
+Results go to standard output, everything else to standard error. torch is imported when a verb
+runs, not for ``--help``.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from unseen.cli.convert import convert
+from unseen.cli.evaluate import evaluate
+from unseen.cli.options import say
+from unseen.cli.segment import segment
+from unseen.cli.train import train
+from unseen.errors import InputError, MissingExtra
+
+VERBS: dict[str, Callable[..., None]] = {
+    "segment": segment,
+    "evaluate": evaluate,
+    "train": train,
+    "convert": convert,
+}
+
+app = typer.Typer(
+    name="unseen",
+    help="Name every pixel of a picture, also with classes nobody ever labelled.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for name, verb in VERBS.items():
+    app.command(name)(verb)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and exit code 2."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        say(f"warning: {message}")
+
+    warnings.showwarning = show
+    try:
+        app(prog_name="unseen")
+    except (InputError, MissingExtra) as error:
+        say(f"error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

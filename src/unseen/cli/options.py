@@ -1,0 +1,83 @@
+"""Options that mean the same in every verb, and what they stand for."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from unseen.errors import InputError
+
+if TYPE_CHECKING:
+    from unseen.embeddings import TextEmbeddings
+    from unseen.segmenter import Segmenter
+    from unseen.vocabulary import Vocabulary
+
+DEFAULT_MODEL = "zegclip-miniature-inductive"
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help=f"Folder of a model, or a shipped name. [default: {DEFAULT_MODEL}]"
+    ),
+]
+Clip = Annotated[
+    str | None,
+    typer.Option("--clip", help="CLIP alone, no model: weights file, folder or hub name."),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    typer.Option("--device", help="Where to compute; auto takes a GPU if there is one."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+Calibration = Annotated[
+    float | None,
+    typer.Option(
+        "--calibration", help="γ, subtracted from the scores of classes seen in training."
+    ),
+]
+Templates = Annotated[
+    Literal["single", "multi"] | None,
+    typer.Option(
+        "--templates",
+        help="Sentences around plain labels: 'a photo of a …', or the 15 published ones. "
+        "[default: what the model was trained with]",
+    ),
+]
+TextFile = Annotated[
+    Path | None,
+    typer.Option("--text", help="File of text embeddings to use instead of the text encoder."),
+]
+
+
+def say(message: str) -> None:
+    """Tell the person at the terminal something that is not the result."""
+    print(message, file=sys.stderr)
+
+
+def load_segmenter(model: str | None, clip: str | None, device: str) -> "Segmenter":
+    """Load what --model or --clip names."""
+    from unseen.segmenter import Segmenter
+
+    if model and clip:
+        raise InputError("give --model or --clip, not both: --clip is CLIP without a trained model")
+    if clip:
+        return Segmenter.from_clip(clip, device=device)
+    return Segmenter.from_pretrained(model or DEFAULT_MODEL, device=device)
+
+
+def read_labels(
+    labels: str | None, text: Path | None, segmenter: "Segmenter", templates: str | None = None
+) -> "Vocabulary | TextEmbeddings":
+    """Return the labels that --labels, --templates and --text give together."""
+    from unseen.embeddings import TextEmbeddings
+    from unseen.vocabulary import TEMPLATES, read_vocabulary
+
+    sentences = TEMPLATES[templates] if templates else segmenter.config.vocabulary.templates
+    vocabulary = None if labels is None else read_vocabulary(labels, templates=sentences)
+    if text is None:
+        assert vocabulary is not None
+        return vocabulary
+    embeddings = TextEmbeddings.load(text, vocabulary)
+    say(embeddings.describe())
+    return embeddings

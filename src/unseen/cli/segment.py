@@ -1,0 +1,131 @@
+"""``unseen segment``."""
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unseen.cli.options import (
+    DEFAULT_MODEL,
+    Calibration,
+    Clip,
+    Device,
+    Json,
+    Model,
+    Templates,
+    TextFile,
+    load_segmenter,
+    read_labels,
+    say,
+)
+from unseen.errors import InputError
+
+
+def segment(
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            help="What to look for: 'cat, grass', a file with a label a line, or a vocabulary "
+            "(voc20, coco171, miniature).",
+        ),
+    ] = None,
+    model: Model = None,
+    clip: Clip = None,
+    templates: Templates = None,
+    text: TextFile = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for overlays and masks.")] = Path(
+        "segmented"
+    ),
+    calibration: Calibration = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Segment pictures with any words.
+
+    Writes NAME-overlay.png, with a legend, and NAME-mask.png, whose index is the label's position,
+    for every picture, and prints what was found.
+
+    \b
+    unseen segment examples/meadow.png --labels "cow, horse, grass, sky, clouds"
+    unseen segment photos/ --labels labels.txt --clip openai/clip-vit-base-patch16
+    """
+    from unseen.progress import track
+    from unseen.segmenter import save_image
+
+    if labels is None and text is None:
+        raise InputError(
+            "say what to look for: --labels 'cat, grass', a file with a label a line, "
+            "or a vocabulary's name"
+        )
+    found = find_pictures(pictures)
+    segmenter = load_segmenter(model, clip, device)
+    if model is None and clip is None:
+        say(
+            f"using {DEFAULT_MODEL}, which knows drawings; for photos give --model or "
+            "--clip openai/clip-vit-base-patch16"
+        )
+    looked_for = read_labels(labels, text, segmenter, templates)
+    stems = [picture.stem for picture in found]
+    results, failures = [], 0
+    for picture in track(found, "segmenting"):
+        name = picture.stem if stems.count(picture.stem) == 1 else picture.name
+        files = {kind: out / f"{name}-{kind}.png" for kind in ("overlay", "mask")}
+        try:
+            result = segmenter(picture, looked_for, calibration=calibration)
+            save_image(result.overlay(), files["overlay"])
+            save_image(result.mask_image(), files["mask"])
+        except InputError as error:
+            if len(found) == 1:
+                raise
+            say(f"error: {error}")
+            failures += 1
+            continue
+        results.append(
+            {
+                "picture": str(picture),
+                **{kind: str(file) for kind, file in files.items()},
+                "labels": list(result.labels),
+                "found": result.regions(),
+            }
+        )
+    if json:
+        print(json_module.dumps(results, indent=1))
+    else:
+        _print_found(results)
+    if failures:
+        raise InputError(f"{failures} of {len(found)} pictures could not be segmented")
+
+
+def _print_found(results: list[dict[str, Any]]) -> None:
+    from unseen.metrics import markdown
+
+    for result in results:
+        rows = [
+            [
+                region["label"] + (" (unseen in training)" if region["unseen"] else ""),
+                f"{region['share']:.1%}",
+                f"{region['score']:.2f}",
+            ]
+            for region in result["found"]
+        ]
+        print(f"{result['picture']} → {result['overlay']}, {result['mask']}")
+        print(markdown(["label", "area", "score"], rows))
+
+
+def find_pictures(paths: list[Path]) -> list[Path]:
+    """Return the pictures given, folders replaced by the pictures in them."""
+    from unseen.data.images import SUFFIXES
+
+    pictures: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            pictures.append(path)
+            continue
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not inside:
+            raise InputError(f"there are no pictures in {path}: expected {', '.join(SUFFIXES)}")
+        pictures += inside
+    return pictures

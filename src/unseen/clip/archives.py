@@ -1,0 +1,123 @@
+"""Tensors by name from weights files of any kind, executing nothing."""
+
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from unseen.errors import InputError
+
+State = dict[str, Tensor]
+
+
+def read_state(path: str | Path) -> State:
+    """Read the tensors of a weights file by name, executing nothing.
+
+    Takes safetensors, ``torch.save`` files of tensors (also nested under ``state_dict``), and
+    TorchScript archives.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                    return _read_torchscript(archive)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except Exception as error:  # a broken pickle can raise anything
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        if asked and isinstance(error, pickle.UnpicklingError):
+            raise InputError(
+                f"{path} was refused: it holds more than tensors and would run code ({asked[1]})"
+            ) from None
+        reason = str(error).strip().split("\n")[0][:100] or "it ends too early"
+        raise InputError(f"{path} is not a whole weights file: {reason}") from None
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path} holds no weights by name: expected a state dict")
+    return dict(state)
+
+
+_DTYPES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+
+class _ScriptedModule:
+    """Stands for any class of a TorchScript archive: keeps its attributes, has no behaviour."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.attributes = state
+
+
+def _view_storage(
+    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> Tensor:
+    return storage.as_strided(size, stride, offset).clone()
+
+
+class _ArchiveUnpickler(pickle.Unpickler):
+    """Reads the object tree of a TorchScript archive with nothing but tensors and attributes."""
+
+    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(archive.open(f"{root}/data.pkl"))
+        self._archive, self._root = archive, root
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return _ScriptedModule
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _view_storage
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch.jit._pickle" and name.startswith("build_"):
+            return list  # lists of plain numbers
+        if (module, name) == ("torch.jit._pickle", "restore_type_tag"):
+            return lambda value, _: value
+        raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        _, dtype, key, _, _ = pid
+        data = self._archive.read(f"{self._root}/data/{key}")
+        if not data:
+            return torch.empty(0, dtype=dtype)
+        return torch.frombuffer(bytearray(data), dtype=dtype)
+
+
+def _read_torchscript(archive: zipfile.ZipFile) -> State:
+    """Read every tensor of a TorchScript archive, as OpenAI published CLIP."""
+    root = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+    module = _ArchiveUnpickler(archive, root.removesuffix("/data.pkl")).load()
+    state: State = {}
+
+    def collect(node: _ScriptedModule, prefix: str) -> None:
+        for name, value in node.attributes.items():
+            if isinstance(value, Tensor):
+                state[prefix + name] = value
+            elif isinstance(value, _ScriptedModule):
+                collect(value, f"{prefix}{name}.")
+
+    if not isinstance(module, _ScriptedModule):
+        raise pickle.UnpicklingError("its root is no module")
+    collect(module, "")
+    return state

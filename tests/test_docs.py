@@ -1,0 +1,111 @@
+"""What the documents say is run, or compared with what the commands print."""
+
+import doctest
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+import unseen.segmenter
+from unseen.cli import VERBS, app
+from unseen.cli.options import DEFAULT_MODEL
+from unseen.evaluation import evaluate, make_baselines
+from unseen.metrics import chance, compare
+from unseen.miniature.scenes import Scenes
+from unseen.vocabulary import MINIATURE
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [README] + [p.read_text(encoding="utf-8") for p in (ROOT / "docs").glob("*.md")]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Return the fenced code blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_first_python_block_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    names: dict[str, object] = {}
+    exec(blocks(README, "python")[0], names)
+    assert names["result"].mask.shape == (384, 512)
+    assert (tmp_path / "meadow-overlay.png").is_file()
+
+
+def test_the_training_block_runs_when_shortened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = blocks(README, "python")[1]
+    shorter = "from dataclasses import replace\n" + code.replace(
+        'RECIPES["zegclip-miniature-inductive"]',
+        'replace(RECIPES["zegclip-miniature-inductive"], steps=1)',
+    ).replace('Scenes("test")', 'Scenes("test", count=2)')
+    assert shorter.count("steps=1") == shorter.count("count=2") == 1
+    exec(shorter, {})
+
+
+def test_the_first_command_names_a_class_that_training_never_showed(tmp_path):
+    command = blocks(README, "bash")[0].splitlines()[0].partition("&& unseen ")[2]
+    result = subprocess.run(
+        [sys.executable, "-m", "unseen", *shlex.split(command), "--json", "--out", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (picture,) = json.loads(result.stdout)
+    found = [region for region in picture["found"] if region["unseen"]]
+    assert {region["label"] for region in found} <= set(MINIATURE.unseen)
+    assert sum(region["share"] for region in found) > 0.05
+
+
+def test_the_test_command_is_what_ci_runs():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "pip install -c constraints.txt -e '.[dev]' && pytest" in README
+    assert "README.md" in script
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda text: text.splitlines()[0])
+def test_every_command_uses_verbs_and_options_that_exist(document):
+    commands = typer.main.get_command(app).commands
+    lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines()
+    calls = [line.partition("unseen ")[2] for line in lines if re.search(r"(^|&& )unseen ", line)]
+    for call in calls:
+        verb, *arguments = shlex.split(call, comments=True)
+        assert verb in VERBS
+        known = {option for p in commands[verb].params for option in p.opts}
+        assert {a for a in arguments if a.startswith("-")} <= known, call
+
+
+def test_the_results_are_what_evaluate_printed():
+    stored = json.loads((ROOT / "docs" / "results" / f"{DEFAULT_MODEL}.json").read_text())
+    rows = {}
+    for title, numbers in stored["scores"].items():
+        rows[title] = {name: value for name, value in numbers.items() if name != "classes"}
+    assert compare(rows) in README
+
+
+def test_the_shipped_model_beats_chance_and_its_untrained_head_on_unseen_classes(segmenter):
+    scenes = Scenes("test", count=40)
+    scores = evaluate(segmenter, scenes)
+    untrained = evaluate(make_baselines(segmenter)["untrained head"], scenes)
+    assert scores.unseen > 2 * max(untrained.unseen, chance(scores).unseen)
+    assert scores.seen > 2 * max(untrained.seen, chance(scores).seen)
+
+
+def test_examples_in_docstrings_hold(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    failures, tried = doctest.testmod(unseen.segmenter)
+    assert tried and not failures
+
+
+def test_documents_link_to_files_that_exist():
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        text = path.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
