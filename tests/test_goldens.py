@@ -68,10 +68,13 @@ def assert_same_labels(mask: np.ndarray, golden: np.ndarray, scores: Tensor) -> 
 
 
 class Golden:
-    """A golden file: arrays by key, and its meta."""
+    """A golden file: arrays by key, and its meta; of a JSON file, meta alone."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.suffix == ".json":
+            self.arrays, self.meta = {}, json.loads(path.read_text(encoding="utf-8"))
+            return
         self.arrays = dict(np.load(path, allow_pickle=False))
         self.meta = json.loads(str(self.arrays.pop("meta"))) if "meta" in self.arrays else {}
 
@@ -98,6 +101,10 @@ class Golden:
             return "criterion"
         if any(key.endswith("/areas0") for key in self.arrays):
             return "metrics"
+        if "ids_up_to_eot" in self.meta:
+            return "tokenizer"
+        if "columns" in self.meta and "configs" in self.meta:
+            return "schedule"
         if "pos_in" in self.arrays:
             return "init"
         if "test_resize" in self.arrays:
@@ -512,6 +519,8 @@ def resized_pixels(golden: Golden, folder: Path) -> None:
 
 @check("end to end")
 def labels_and_scores(golden: Golden, folder: Path) -> None:
+    if not any(key.startswith("decode_head.decoder_1.") for key in golden.state):
+        pytest.skip("only ZegCLIP is built yet")
     write_voc(golden, folder)
     spec = golden.meta["spec"]
     model, text, options = convert(
@@ -560,34 +569,18 @@ def training_pixels(golden: Golden, folder: Path) -> None:
     pytest.skip("the augmentation of the photographic data sets is not built yet")
 
 
-@check("unknown")
-def recognised(golden: Golden, folder: Path) -> None:
-    pytest.skip(f"no check knows what {golden.path.name} is of: {golden.keys()[:3]}")
-
-
-def all_checks() -> Iterator[object]:
-    for path in sorted(FOLDER.glob("*.npz")):
-        for name, function in CHECKS[Golden(path).kind].items():
-            yield pytest.param(path, function, id=f"{path.stem}: {name}")
-
-
-@pytest.mark.parametrize(("path", "function"), list(all_checks()))
-def test_golden(path: Path, function: Check, tmp_path: Path) -> None:
-    function(Golden(path), tmp_path)
-
-
-def test_tokenizer_gives_openais_ids() -> None:
-    golden = json.loads((FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
-    tokenizer = BytePairTokenizer(golden["context_length"])
-    for sentence, ids in golden["ids_up_to_eot"].items():
+@check("tokenizer")
+def token_ids(golden: Golden, folder: Path) -> None:
+    tokenizer = BytePairTokenizer(golden.meta["context_length"])
+    for sentence, ids in golden.meta["ids_up_to_eot"].items():
         assert tokenizer.encode(sentence) == ids
         row = tokenizer([sentence])[0].tolist()
-        assert row == ids + [golden["pad"]] * (golden["context_length"] - len(ids))
+        assert row == ids + [golden.meta["pad"]] * (golden.meta["context_length"] - len(ids))
 
 
-def test_learning_rate_of_every_published_configuration() -> None:
-    golden = json.loads((FOLDER / "lr_schedule.json").read_text(encoding="utf-8"))
-    plans = [plan for plan in golden["configs"].values() if "error" not in plan]
+@check("schedule")
+def learning_rates(golden: Golden, folder: Path) -> None:
+    plans = [plan for plan in golden.meta["configs"].values() if "error" not in plan]
     assert plans
     for plan in plans:
         warmup = plan["lr_config"]["warmup_iters"]
@@ -595,3 +588,23 @@ def test_learning_rate_of_every_published_configuration() -> None:
             for base, expected in ((10 * plan["base_lr"], fast), (plan["base_lr"], slow)):
                 rate = learning_rate(step, total=plan["max_iters"], base=base, warmup=warmup)
                 assert rate == pytest.approx(expected, abs=1e-9)
+
+
+@check("unknown")
+def recognised(golden: Golden, folder: Path) -> None:
+    pytest.skip(f"what {golden.path.name} is of is not built yet")
+
+
+def all_checks() -> Iterator[object]:
+    for path in sorted([*FOLDER.glob("*.npz"), *FOLDER.glob("*.json")]):
+        for name, function in CHECKS[Golden(path).kind].items():
+            yield pytest.param(path, function, id=f"{path.stem}: {name}")
+
+
+def test_there_are_goldens() -> None:
+    assert list(FOLDER.glob("*.npz")), f"no golden files in {FOLDER}"
+
+
+@pytest.mark.parametrize(("path", "function"), list(all_checks()))
+def test_golden(path: Path, function: Check, tmp_path: Path) -> None:
+    function(Golden(path), tmp_path)

@@ -65,6 +65,13 @@ class ModelConfig:
     recipe: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def taught(self) -> tuple[str, ...]:
+        """The names whose masks training showed."""
+        if not self.setting:
+            return ()
+        return self.vocabulary.names if self.setting == "supervised" else self.vocabulary.seen
+
 
 def save_pretrained(
     folder: str | Path,

@@ -127,7 +127,7 @@ class Segmentation:
         scores: (H, W) float32, the score of each pixel's label: its sigmoid, averaged over windows,
             less γ for seen classes.
         image: (H, W, 3) uint8, the picture.
-        unseen: the labels that the model's training never showed a mask of.
+        unseen: the labels whose masks the model's training never showed; none if there was none.
     """
 
     mask: Integer[np.ndarray, "H W"]
@@ -272,10 +272,10 @@ class Segmenter:
         return self._embedded[key]
 
     def bias(self, names: Sequence[str], calibration: float | None = None) -> Float[Tensor, " C"]:
-        """Return γ for names whose masks the training showed, 0 for all others."""
+        """Return γ for names whose masks training showed, 0 for all others."""
         gamma = self.config.calibration if calibration is None else calibration
-        seen = set(self.config.vocabulary.seen) if self.config.setting else set()
-        return torch.tensor([gamma * (name in seen) for name in names], device=self.device)
+        taught = self.config.taught
+        return torch.tensor([gamma * (name in taught) for name in names], device=self.device)
 
     @torch.inference_mode()
     def score(
@@ -325,8 +325,8 @@ class Segmenter:
         shown = resize_image(image, self._shown_size((image.shape[0], image.shape[1]), limit))
         scores = self.score(shown, text, self.bias(vocabulary.names, calibration))
         mask, best = label(scores, (image.shape[0], image.shape[1]))
-        taught = self.config.vocabulary.seen if self.config.setting else vocabulary.names
-        unseen = tuple(name for name in vocabulary.names if name not in taught)
+        taught = self.config.taught
+        unseen = tuple(name for name in vocabulary.names if taught and name not in taught)
         return Segmentation(mask, vocabulary.names, best, image, unseen)
 
     def _shown_size(self, size: tuple[int, int], limit: int | None) -> tuple[int, int]:
