@@ -84,8 +84,19 @@ def test_folders_of_pictures_and_files_of_labels(unseen, scene, tmp_path):
     run = unseen("segment", "pictures", "--labels", "labels.txt", "--json")
     assert [Path(r["picture"]).name for r in json.loads(run.out)] == ["a.jpg", "a.png", "b.jpg"]
     written = {path.name for path in (tmp_path / "segmented").iterdir()}
-    assert {"a.jpg-mask.png", "a.png-mask.png", "b-mask.png"} <= written
+    assert {"a.jpg-mask.png", "a.png-mask.png", "b.jpg-mask.png"} <= written
     assert len(written) == 6
+
+
+def test_pictures_of_one_name_in_two_folders_do_not_overwrite_each_other(unseen, scene, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        Image.open(scene).save(tmp_path / folder / "a.png")
+    run = unseen("segment", "one", "two", "one/a.png", "--labels", "cow", "--json")
+    results = json.loads(run.out)
+    assert [result["picture"] for result in results] == ["one/a.png", "two/a.png"]
+    assert len({result["mask"] for result in results}) == 2
+    assert all(Path(result["mask"]).is_file() for result in results)
 
 
 def test_a_vocabularys_name_stands_for_its_labels(unseen, scene):

@@ -68,10 +68,8 @@ def segment(
             "--clip openai/clip-vit-base-patch16"
         )
     looked_for = read_labels(labels, text, segmenter, templates)
-    stems = [picture.stem for picture in found]
     results, failures = [], 0
-    for picture in track(found, "segmenting"):
-        name = picture.stem if stems.count(picture.stem) == 1 else picture.name
+    for picture, name in track(list(zip(found, distinct_names(found), strict=True)), "segmenting"):
         files = {kind: out / f"{name}-{kind}.png" for kind in ("overlay", "mask")}
         try:
             result = segmenter(picture, looked_for, calibration=calibration)
@@ -128,4 +126,12 @@ def find_pictures(paths: list[Path]) -> list[Path]:
         if not inside:
             raise InputError(f"there are no pictures in {path}: expected {', '.join(SUFFIXES)}")
         pictures += inside
-    return pictures
+    return list(dict.fromkeys(pictures))
+
+
+def distinct_names(pictures: list[Path]) -> list[str]:
+    """Name the output of every picture: its stem, and as much of its path as tells them apart."""
+    stems = [picture.stem for picture in pictures]
+    names = [picture.name for picture in pictures]
+    paths = ["-".join(picture.absolute().parts[1:]) for picture in pictures]
+    return next((kind for kind in (stems, names) if len(set(kind)) == len(kind)), paths)

@@ -39,8 +39,11 @@ def read_state(path: str | Path) -> State:
             raise InputError(
                 f"{path} was refused: it holds more than tensors and would run code ({asked[1]})"
             ) from None
-        reason = str(error).strip().split("\n")[0][:100] or "it ends too early"
-        raise InputError(f"{path} is not a whole weights file: {reason}") from None
+        reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise InputError(
+            f"{path} is not a whole weights file{reason}: "
+            "expected safetensors, what torch.save writes, or TorchScript"
+        ) from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path} holds no weights by name: expected a state dict")

@@ -1,6 +1,6 @@
 """Contrastive pre-training of the tiny CLIP: what the shipped weights were made with.
 
-    python -m unseen.miniature.pretrain runs/clip --steps 8000
+    python -m unseen.miniature.pretrain runs/clip
 
 draws its scenes as it goes, can be stopped at any time and goes on where it was when called again.
 It ends with ``clip.safetensors`` and ``clip.json`` in that folder: what the package ships.
@@ -41,12 +41,12 @@ NOTE = "It was trained on drawings of a small world, not on photos."
 class Pretraining:
     """Everything the weights depend on."""
 
-    steps: int = 8000
+    steps: int = 6000
     batch_size: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     warmup: int = 300
-    decay: float = 0.25  # share of the steps over which the rate falls to zero, at the end
+    decay: float = 0.6  # share of the steps over which the rate falls to zero, at the end
     patch_weight: float = 0.3
     seed: int = 0
     size: int = 64
