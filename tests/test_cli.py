@@ -112,6 +112,29 @@ def test_one_bad_picture_among_good_ones_is_named_and_the_rest_is_done(unseen, s
     assert "bad.png is no picture" in run.err and "1 of 2 pictures" in run.err
 
 
+def test_results_never_lie_among_the_pictures(unseen, scene, tmp_path):
+    (tmp_path / "scene-mask.png").write_bytes(b"dear to me")
+    run = unseen("segment", scene, "--labels", "cow", "--out", ".")
+    assert_one_sentence(run, "give another --out")
+    assert (tmp_path / "scene-mask.png").read_bytes() == b"dear to me"
+
+
+def test_one_mistake_is_told_once_however_many_pictures_there_are(unseen, scene, tmp_path):
+    Image.open(scene).save(tmp_path / "other.png")
+    two = ("segment", scene, "other.png", "--labels")
+    assert_one_sentence(unseen(*two, "xylophone, cow"), "'xylophone'")
+    (tmp_path / "file").write_text("")
+    assert_one_sentence(unseen(*two, "cow", "--out", "file/out"), "cannot be written")
+
+
+def test_labels_may_come_from_any_editor_and_in_any_case(unseen, scene, tmp_path):
+    (tmp_path / "labels.txt").write_text("Sky\nTrain\n", encoding="utf-8-sig")
+    run = unseen("segment", scene, "--labels", "labels.txt", "--json")
+    (result,) = json.loads(run.out)
+    assert result["labels"] == ["Sky", "Train"]
+    assert all(region["unseen"] == (region["label"] == "Train") for region in result["found"])
+
+
 @pytest.mark.parametrize("kind", ["missing", "folder", "text", "empty", "truncated", "bomb"])
 def test_what_is_no_picture_gets_one_sentence(unseen, tmp_path, kind):
     (tmp_path / "in").mkdir()
@@ -167,6 +190,8 @@ def test_odd_pictures_work(unseen, tmp_path, kind):
         (None, "say what to look for"),
         ("", "no labels were given"),
         ("cow, sky, cow", "these repeat: 'cow'"),
+        ("cow, Cow", "these repeat: 'Cow', 'cow'"),
+        ("x" * 300, "does not know the word"),
         (" ".join(["cow"] * 500), "(504 words)"),
         ("xylophone, cow", "does not know the word 'xylophone'"),
         ("voc21", "did you mean 'voc20'"),
@@ -191,6 +216,15 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["segment", "a.png", "--labels", "cow", "--model", "a", "--clip", "b"], "not both"),
         (["segment", "a.png", "--labels", "cow", "--clip", "nowhere"], "no CLIP weights at"),
         (["segment", "a.png", "--labels", "cow", "--text", "no.npy"], "text embeddings at no.npy"),
+        (["segment", "a.png", "--labels", "cow", "--model", "x" * 300], "no model 'x"),
+        (["segment", "a.png", "--labels", "cow", "--clip", "x" * 300], "no CLIP weights at"),
+        (
+            ["segment", "a.png", "--labels", "cow", "--text", "a.safetensors"],
+            "leave --labels out",
+        ),
+        (["segment", "a.png", "--text", "a.npy", "--templates", "single"], "read already"),
+        (["evaluate", "--clip", "miniature", "--baselines"], "a baseline itself"),
+        (["evaluate", "--root", "."], "leave --root out"),
         (["evaluate", "zegclip-coco-inductive"], "download the authors' file"),
         (["evaluate", "--data", "voc"], "--root"),
         (["evaluate", "--data", "voc", "--root", "."], "JPEGImages"),
@@ -230,6 +264,8 @@ def test_an_output_folder_that_cannot_be_made_gets_one_sentence(unseen, scene, t
     run = unseen(
         "train", "zegclip-miniature-inductive", "--steps", "1", "--out", tmp_path / "file" / "out"
     )
+    assert_one_sentence(run, "cannot be written")
+    run = unseen("evaluate", "--count", "1", "--show-dir", tmp_path / "file" / "out")
     assert_one_sentence(run, "cannot be written")
 
 
@@ -283,11 +319,17 @@ def test_convert_makes_a_model_of_an_authors_file(unseen, micro_clip: CLIP, tmp_
     config = json.loads((tmp_path / "mine" / "config.json").read_text())
     assert (config["setting"], config["calibration"], config["window"]) == ("inductive", 0.1, 512)
     assert config["vocabulary"]["unseen"][0] == "pottedplant"
+    again = "convert authors.pth -o mine --vocabulary voc20 --setting supervised".split()
+    assert_one_sentence(unseen(*again), "holds a model already")
+    assert json.loads((tmp_path / "mine" / "config.json").read_text()) == config
+    assert unseen(*again, "--overwrite").code == 0
+    elsewhere = [*again[:3], "authors.pth/out", *again[4:]]
+    assert_one_sentence(unseen(*elsewhere), "cannot be written")
 
 
-def test_help_is_quick_and_imports_no_torch():
+def test_help_imports_nothing_slow():
     code = (
-        "import sys, time; start = time.perf_counter(); sys.argv = ['unseen', '--help']\n"
+        "import sys; sys.argv = ['unseen', '--help']\n"
         "from unseen.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unseen.clip import CLIP, load_clip
+from unseen.clip import CLIP, ImageEncoder, TextEncoder, load_clip
 from unseen.clip.archives import read_state
-from unseen.clip.model import VIT_B_32, VIT_L_14_336
+from unseen.clip.model import TEXT_B, TEXT_L, VIT_B_16, VIT_B_32, VIT_L_14, VIT_L_14_336
 from unseen.clip.weights import save_clip
 from unseen.errors import InputError
 from unseen.hub import is_repository
@@ -202,14 +202,19 @@ def test_head_counts_default_to_one_per_64_channels(tmp_path):
     assert (clip.image.config.heads, clip.text.config.heads) == (2, 1)
 
 
-def test_published_sizes_fit_published_files():
+@pytest.mark.parametrize(
+    ("vision", "text", "count"),
+    [
+        (VIT_B_32, TEXT_B, 151_277_313),
+        (VIT_B_16, TEXT_B, 149_620_737),
+        (VIT_L_14, TEXT_L, 427_616_513),
+        (VIT_L_14_336, TEXT_L, 427_944_193),
+    ],
+)
+def test_published_sizes_have_as_many_parameters_as_published(vision, text, count):
     with torch.device("meta"):
-        from unseen.clip import ImageEncoder
-
-        small, large = ImageEncoder(VIT_B_32), ImageEncoder(VIT_L_14_336)
-    assert small.positional_embedding.shape == (50, 768)
-    assert large.positional_embedding.shape == (577, 1024)
-    assert large.proj.shape == (1024, 768)
+        clip = CLIP(ImageEncoder(vision), TextEncoder(text))
+    assert sum(parameter.numel() for parameter in clip.parameters()) == count
 
 
 def test_lone_safetensors_without_configuration_warn_of_the_activation(tmp_path):
@@ -315,9 +320,47 @@ def test_a_hub_name_that_is_not_cached_gets_one_sentence_offline():
         load_clip("openai/clip-vit-base-patch16")
 
 
+def test_a_cached_hub_name_works_offline(micro_clip: CLIP, tmp_path, monkeypatch):
+    """Whether or not the cache also remembers which files the hub does not have."""
+    repository = tmp_path / "models--owner--clip"
+    snapshot = repository / "snapshots" / "abc"
+    twin = make_twin(SHAPES["B/32"])
+    twin.save_pretrained(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    first = load_clip("owner/clip")
+    missing = repository / ".no_exist" / "abc"
+    missing.mkdir(parents=True)
+    (missing / "open_clip_config.json").touch()
+    again = load_clip("owner/clip")
+    for key, value in load_clip(snapshot).state_dict().items():
+        assert torch.equal(first.state_dict()[key], value)
+        assert torch.equal(again.state_dict()[key], value)
+
+
+def test_bad_configurations_get_one_sentence(micro_clip: CLIP, tmp_path):
+    make_twin(SHAPES["B/32"]).save_pretrained(tmp_path / "twin")
+    (tmp_path / "twin" / "config.json").write_text("[]")
+    with pytest.raises(InputError, match="not a JSON configuration"):
+        load_clip(tmp_path / "twin")
+    (tmp_path / "twin" / "config.json").unlink()
+    with pytest.raises(InputError, match="do not divide"):
+        load_clip(tmp_path / "twin", heads=5, activation="gelu")
+    with pytest.raises(InputError, match="activation must be quick_gelu or gelu"):
+        load_clip(tmp_path / "twin", activation="relu")
+    save_clip(micro_clip, tmp_path / "clip")
+    with pytest.raises(InputError, match="says its own heads"):
+        load_clip(tmp_path / "clip", heads=2)
+    (tmp_path / "clip" / "clip.json").write_text('{"format": "unseen-clip"}')
+    with pytest.raises(InputError, match="does not describe a CLIP"):
+        load_clip(tmp_path / "clip")
+
+
 def test_hub_names_look_like_owner_and_name():
     assert is_repository("openai/clip-vit-base-patch16")
-    assert not any(map(is_repository, ("clip", "./clip/weights", "../x", "a/b/c", "/abs/x")))
+    others = ("clip", "./clip/weights", "../x", "a/b/c", "/abs/x", "my models/clip v2", "a/b--c")
+    assert not any(map(is_repository, others))
 
 
 def test_half_precision_files_are_widened(micro_clip: CLIP, tmp_path):

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unseen.data.datasets import MaskFolder, reduce_zero_label, voc
+from unseen.data.datasets import MaskFolder, Subset, reduce_zero_label, voc
 from unseen.data.images import read_image, read_labels
 from unseen.data.transforms import fit_short_side, resize_image
 from unseen.drawing import mask_image, overlay, palette
 from unseen.errors import InputError
+from unseen.miniature.scenes import Scenes
+from unseen.miniature.world import MICRO
 from unseen.vocabulary import VOC20
 
 
@@ -79,6 +81,9 @@ def write(kind: str, folder: Path) -> Path:
         path.write_bytes(data.getvalue()[: len(data.getvalue()) // 2])
     elif kind == "bomb":
         Image.new("1", (20000, 20000)).save(path, "PNG")
+    elif kind == "32 bits":
+        path = folder / "a.tif"
+        Image.fromarray(np.full((3, 3), 70000, np.int32)).save(path)
     elif kind == "float":
         path = folder / "a.tif"
         Image.fromarray(np.zeros((3, 3), np.float32)).save(path)
@@ -94,7 +99,8 @@ def write(kind: str, folder: Path) -> Path:
         ("empty", "is no picture"),
         ("truncated", "broken picture"),
         ("bomb", "too many pixels"),
-        ("float", "floating-point"),
+        ("float", "a.tif: pictures of floating-point"),
+        ("32 bits", "a.tif: pictures of 32-bit"),
     ],
 )
 def test_what_is_no_picture_gets_one_sentence(kind, says, tmp_path):
@@ -111,7 +117,7 @@ def test_label_maps_keep_their_indices_and_refuse_colour(pixels, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "colour.png")
     assert (read_labels(tmp_path / "grey.png") == labels).all()
     assert (read_labels(tmp_path / "palette.png") == labels).all()
-    with pytest.raises(InputError, match="expected a label map"):
+    with pytest.raises(InputError, match="colour.png: a label map has one"):
         read_labels(tmp_path / "colour.png")
 
 
@@ -127,6 +133,11 @@ def test_pictures_and_labels_must_have_one_size(pixels, tmp_path):
     dataset = MaskFolder([(tmp_path / "a.png", tmp_path / "b.png")], VOC20)
     with pytest.raises(InputError, match="must be of one size"):
         dataset[0]
+
+
+def test_a_subset_ends():
+    scenes = Subset(Scenes("val", vocabulary=MICRO, size=24), 2)
+    assert len(scenes) == len(list(scenes)) == 2
 
 
 def test_a_folder_that_is_not_voc_gets_one_sentence(tmp_path):

@@ -1,20 +1,21 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import MICRO_PRETRAINING
 
 from unseen.catalogue import open_dataset
 from unseen.checkpoints import load_pretrained
-from unseen.data.datasets import Subset
+from unseen.data.datasets import Sample, Subset
 from unseen.errors import InputError, MissingExtra
-from unseen.evaluation import evaluate, make_baselines
+from unseen.evaluation import default_calibration, evaluate, make_baselines
 from unseen.miniature.pretrain import learning_rate, pretrain
 from unseen.miniature.world import MICRO
 from unseen.recipes import RECIPES, Recipe, find_recipe
 from unseen.training import batches, fit
-from unseen.vocabulary import Vocabulary
+from unseen.vocabulary import MINIATURE, Vocabulary
 
 
 def test_a_training_leaves_a_model_a_half_trained_one_and_a_log(micro_recipe: Recipe, tmp_path):
@@ -70,6 +71,30 @@ def test_transductive_training_goes_on_from_a_model(micro_recipe: Recipe, tmp_pa
     assert (config.setting, config.calibration) == ("transductive", 0.0)
 
 
+def test_what_is_saved_describes_the_model_that_training_went_on_from(
+    micro_recipe: Recipe, tmp_path
+):
+    first = fit(
+        replace(micro_recipe, options={"prompts": 3, "heads": 2}, steps=1),
+        out=tmp_path / "first",
+        device="cpu",
+    )
+    assert (tmp_path / "first" / "halfway" / "config.json").is_file()
+    other = replace(micro_recipe, setting="transductive", steps=1, clip="miniature")
+    trained = fit(other, out=tmp_path / "second", start=tmp_path / "first", device="cpu")
+    again, _, config = load_pretrained(tmp_path / "second")
+    assert config.options == first.config.options and config.clip == micro_recipe.clip
+    image = torch.rand(1, 3, 48, 48)
+    text = trained.embed(MICRO).values
+    with torch.inference_mode():
+        assert torch.equal(again(image, text).logits, trained.model.eval()(image, text).logits)
+
+
+def test_a_data_set_smaller_than_a_batch_is_refused(micro_recipe: Recipe):
+    with pytest.raises(InputError, match="fewer than a batch of 4"):
+        next(batches(Subset(open_dataset("micro", "train"), 3), micro_recipe))
+
+
 def test_supervised_training_sees_every_class(micro_recipe: Recipe, tmp_path):
     recipe = replace(micro_recipe, setting="supervised", steps=2)
     assert fit(recipe, out=tmp_path / "run", device="cpu").config.setting == "supervised"
@@ -116,6 +141,22 @@ def test_evaluation_counts_every_labelled_pixel_once(micro_recipe: Recipe, tmp_p
     assert list(baselines) == ["untrained head", "CLIP alone (MaskCLIP)"]
     for baseline in baselines.values():
         assert evaluate(baseline, dataset).matrix.sum() == labelled
+
+
+def test_another_data_sets_names_are_scored_without_calibration(micro_recipe: Recipe, tmp_path):
+    segmenter = fit(replace(micro_recipe, steps=1), out=tmp_path / "run", device="cpu")
+    assert default_calibration(segmenter, MICRO.names) == 0.1
+    assert default_calibration(segmenter, MINIATURE.names) == 0.0
+
+
+def test_pictures_are_never_capped_in_an_evaluation(micro_recipe: Recipe, tmp_path, monkeypatch):
+    segmenter = fit(replace(micro_recipe, steps=1), out=tmp_path / "run", device="cpu")
+    wide = Sample(np.zeros((8, 800, 3), np.uint8), np.zeros((8, 800), np.uint8), "wide")
+    with pytest.warns(UserWarning, match="held at 4096"):
+        segmenter(wide.image, "bus")
+    dataset = Subset(open_dataset("micro"), 1)
+    monkeypatch.setattr(Subset, "__getitem__", lambda self, index: wide)
+    evaluate(segmenter, dataset)  # a warning would fail the test
 
 
 def test_evaluation_refuses_names_the_data_set_does_not_have(micro_recipe: Recipe, tmp_path):

@@ -19,6 +19,8 @@ def open_dataset(name: str, split: str | None = None, *, root: str | Path | None
     Raises:
         InputError: no such data set, split or folder.
     """
+    if root is not None and name != "voc":
+        raise InputError(f"the data set {name} is drawn and has no folder: leave --root out")
     if name == "miniature":
         return Scenes(split or "test")
     if name == "micro":

@@ -5,6 +5,7 @@ was trained for, and ``model.safetensors``. No file is ever executed.
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from importlib.resources import as_file, files
@@ -93,8 +94,10 @@ def save_pretrained(
         dtype: of the stored weights.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or nothing says which CLIP was left out.
     """
+    if adapter_only and not config.clip:
+        raise InputError("a model saved without its CLIP must say which it needs: config.clip")
     folder = Path(folder)
     state = {**model.state_dict(), **{f"text.{k}": v for k, v in text.state_dict().items()}}
     if adapter_only:
@@ -124,11 +127,10 @@ def load_pretrained(
         InputError: no such model, or a file that is broken, lacks a key or has one too many.
     """
     folder = Path(source)
-    if not folder.exists():
-        shipped = files("unseen.miniature") / "assets" / str(source)
-        if not (str(source) and shipped.is_dir() and (shipped / "config.json").is_file()):
+    if not os.path.exists(folder):  # which is quiet about names too long for a path
+        if str(source) not in shipped_models():
             raise InputError(_whereabouts(str(source)))
-        with as_file(shipped) as path:
+        with as_file(files("unseen.miniature") / "assets" / str(source)) as path:
             return _load_folder(path, clip)
     return _load_folder(folder, clip)
 
@@ -292,6 +294,23 @@ def translate(key: str, table: dict[str, str | None]) -> str | None:
     return None if renamed is None else renamed + key.removeprefix(start)
 
 
+def rename(state: State, table: dict[str, str | None]) -> State:
+    """Translate a state dict; refuse it if the table does not know all of its keys."""
+    ours: State = {}
+    unknown = []
+    for key, value in state.items():
+        try:
+            renamed = translate(key, table)
+        except KeyError:
+            unknown.append(key)
+            continue
+        if renamed is not None:
+            ours[renamed] = value
+    if unknown:
+        raise InputError(f"the checkpoint has keys that ZegCLIP does not: {', '.join(unknown[:5])}")
+    return ours
+
+
 def convert(
     state: dict[str, Tensor],
     *,
@@ -317,25 +336,15 @@ def convert(
     state = {key.removeprefix("module."): value.float() for key, value in state.items()}
     if not any(key.startswith("decode_head.decoder_1.") for key in state):
         others = {"cascade_decoders": "a Cascade-CLIP", "decoder_q": "a CLIP-RC"}
-        kind = next((name for part, name in others.items() if any(part in k for k in state)), "no")
-        raise InputError(
-            f"expected a checkpoint of the authors' ZegCLIP, this is {kind} checkpoint; "
-            "other methods cannot be converted yet"
+        found = next((name for part, name in others.items() if any(part in k for k in state)), "")
+        clue = (
+            f"this is {found} checkpoint, which cannot be converted yet"
+            if found
+            else ("this has no decoder; weights of CLIP alone need no conversion: use --clip")
         )
+        raise InputError(f"expected a checkpoint of the authors' ZegCLIP; {clue}")
     num_layers = len({k.split(".")[3] for k in state if k.startswith("decode_head.decoder_1.")})
-    table = zegclip_keys(num_layers)
-    ours: State = {}
-    unknown = []
-    for key, value in state.items():
-        try:
-            renamed = translate(key, table)
-        except KeyError:
-            unknown.append(key)
-            continue
-        if renamed is not None:
-            ours[renamed] = value
-    if unknown:
-        raise InputError(f"the checkpoint has keys that ZegCLIP does not: {', '.join(unknown[:5])}")
+    ours = rename(state, zegclip_keys(num_layers))
 
     def part(prefix: str) -> State:
         return {k.removeprefix(prefix): v for k, v in ours.items() if k.startswith(prefix)}

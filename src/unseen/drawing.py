@@ -3,6 +3,7 @@
 import colorsys
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
@@ -54,12 +55,12 @@ def overlay(
     # small pictures are enlarged, or their legend would be larger than they are
     factor = max(1, round(480 / max(mask.shape)))
     image, mask = (np.repeat(np.repeat(a, factor, 0), factor, 1) for a in (image, mask))
-    tinted = (1 - opacity) * image + opacity * colours[mask]
+    tinted = cv2.addWeighted(image, 1 - opacity, colours[mask], opacity, 0)
     edges = np.zeros(mask.shape, bool)
     edges[:-1] |= mask[:-1] != mask[1:]
     edges[:, :-1] |= mask[:, :-1] != mask[:, 1:]
     tinted[edges] = 255
-    picture = Image.fromarray(tinted.astype(np.uint8))
+    picture = Image.fromarray(tinted)
     shares = np.bincount(mask.ravel(), minlength=len(labels)) / mask.size
     entries = []
     for i in np.argsort(-shares).tolist():

@@ -19,17 +19,17 @@ from unseen.writing import write_whole
 
 
 def fingerprint(text: TextEncoder) -> str:
-    """Return a hash of a text encoder's weights: which CLIP it is."""
+    """Return a hash of a text encoder's weights, in half precision: which CLIP it is."""
     digest = hashlib.sha256()
     for key, value in sorted(text.state_dict().items()):
         digest.update(key.encode())
-        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+        digest.update(value.detach().half().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
 class TextEmbeddings:
-    """One embedding a class.
+    """One embedding a class, as ``Segmenter.embed`` makes them.
 
     Args:
         vocabulary: the classes and the templates they were put into.
@@ -47,12 +47,6 @@ class TextEmbeddings:
                 f"{len(self.vocabulary)} labels need as many rows of text embeddings, "
                 f"got {tuple(self.values.shape)}: the file is of another vocabulary"
             )
-
-    @classmethod
-    def make(cls, text: TextEncoder, vocabulary: Vocabulary) -> "TextEmbeddings":
-        """Embed a vocabulary."""
-        values = text.embed(vocabulary.names, vocabulary.templates)
-        return cls(vocabulary, values.cpu(), fingerprint(text))
 
     @classmethod
     def load(cls, path: str | Path, vocabulary: Vocabulary | None = None) -> "TextEmbeddings":
@@ -81,31 +75,36 @@ class TextEmbeddings:
                 return cls(stored, file.get_tensor("text"), facts["clip"])
         except FileNotFoundError:
             raise InputError(f"there is no file of text embeddings at {path}") from None
-        except (SafetensorError, OSError, EOFError) as error:
-            raise InputError(f"{path} is not a file of text embeddings: {error}") from None
+        except InputError:
+            raise
+        except (SafetensorError, OSError, EOFError, ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{path} is not a file of text embeddings: expected one that 'save' wrote, "
+                "or a .npy of rows"
+            ) from None
 
     def save(self, path: str | Path) -> None:
         """Write the rows with their names, templates and CLIP."""
         facts = {"vocabulary": json.dumps(asdict(self.vocabulary)), "clip": self.clip}
-        rows = {"text": self.values.contiguous()}
+        rows = {"text": self.values.cpu().contiguous()}
         write_whole(Path(path), lambda part: save_file(rows, part, metadata=facts))
 
-    def check(self, width: int, text: TextEncoder | None) -> None:
+    def check(self, width: int, clip: str) -> None:
         """Refuse rows that another CLIP made, as far as can be told.
 
         Args:
             width: of the model's joint space.
-            text: the model's text encoder, if it has one.
+            clip: fingerprint of the model's text encoder; empty if it has none.
         """
         if self.values.shape[1] != width:
             raise InputError(
                 f"the text embeddings are {self.values.shape[1]} wide and this model's CLIP is "
                 f"{width} wide: they are of another CLIP"
             )
-        if self.clip and text is not None and self.clip != fingerprint(text):
+        if self.clip and clip and self.clip != clip:
             raise InputError(
-                f"the text embeddings were made by CLIP {self.clip}, this model has "
-                f"{fingerprint(text)}: make them again with this model"
+                f"the text embeddings were made by CLIP {self.clip}, this model has {clip}: "
+                "make them again with this model"
             )
 
     def describe(self) -> str:

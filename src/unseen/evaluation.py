@@ -30,7 +30,7 @@ def evaluate(
         segmenter: what is judged.
         dataset: pictures with label maps.
         labels: the names offered to the model, all of the data set's by default.
-        calibration: γ; the model's own by default.
+        calibration: γ; by default the model's own, or 0 on a vocabulary it was not trained with.
         show_dir: a folder for an overlay of every prediction.
 
     Raises:
@@ -43,16 +43,25 @@ def evaluate(
         raise InputError(
             f"the data set {dataset.vocabulary.name!r} has no labels {', '.join(strangers[:3])}"
         )
+    if calibration is None:
+        calibration = default_calibration(segmenter, names)
+    embeddings = segmenter.embed(offered)
     positions = np.array(dataset.vocabulary.positions(names))
     size = len(dataset.vocabulary)
     matrix = np.zeros((size, size), np.int64)
     for index in track(range(len(dataset)), "evaluating"):
         sample = dataset[index]
-        result = segmenter(sample.image, offered, calibration=calibration, limit=None)
+        result = segmenter(sample.image, embeddings, calibration=calibration, limit=None)
         matrix += confusion(positions[result.mask], sample.labels, size)
         if show_dir is not None:
             result.save(Path(show_dir) / f"{sample.name}.png")
     return Scores(matrix, dataset.vocabulary)
+
+
+def default_calibration(segmenter: Segmenter, names: tuple[str, ...]) -> float:
+    """Return γ for an evaluation: 0, as published, if the names are not those of the training."""
+    same = names == segmenter.config.vocabulary.names
+    return segmenter.config.calibration if same else 0.0
 
 
 def make_baselines(segmenter: Segmenter) -> dict[str, Segmenter]:

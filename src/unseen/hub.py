@@ -1,6 +1,7 @@
 """One file of a model hub, from the local cache or the network."""
 
 import os
+import re
 import socket
 import urllib.request
 from pathlib import Path
@@ -18,11 +19,11 @@ def fetch(repository: str, filename: str) -> Path | None:
     Raises:
         InputError: the repository is unknown, or it is not cached and the hub cannot be reached.
     """
-    from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import constants, errors, hf_hub_download
 
-    cached = try_to_load_from_cache(repository, filename)
-    if isinstance(cached, str):
-        return Path(cached)
+    found = find_cached(repository, filename)
+    if found:
+        return found
     if not _reachable(constants.ENDPOINT):
         raise InputError(
             f"{repository!r} is no file or folder here, not in the local cache of the hub, and the "
@@ -38,12 +39,24 @@ def fetch(repository: str, filename: str) -> Path | None:
         raise InputError(f"the hub did not answer for {repository!r}: {error}") from None
     except errors.EntryNotFoundError:
         return None
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise InputError(
+            f"{filename} of the hub's {repository!r} cannot be fetched: {error}"
+        ) from None
+
+
+def find_cached(repository: str, filename: str) -> Path | None:
+    """Return the path of a hub repository's file if the local cache holds it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repository, filename)  # a marker, if known not to exist
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def is_repository(name: str) -> bool:
     """Tell whether a string could name a hub repository: ``owner/name``."""
-    parts = name.split("/")
-    return len(parts) == 2 and all(part and not part.startswith(".") for part in parts)
+    part = r"\w(?:[\w.-]*\w)?"
+    return bool(re.fullmatch(f"{part}/{part}", name, re.ASCII)) and not re.search(r"--|\.\.", name)
 
 
 def _reachable(endpoint: str) -> bool:

@@ -26,7 +26,7 @@ class Recipe:
         focal_weight: factor of the focal loss.
         dice_weight: factor of the dice loss.
         short_side: pixels of a picture's short side at test.
-        window: side of the crops in training and of the windows at test.
+        window: side of the windows at test.
         stride: step between windows at test.
         seed: of initial weights, sampling and dropout.
     """

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from unseen.clip import TextEncoder, load_clip
 from unseen.data.images import read_image, to_rgb
 from unseen.data.transforms import fit_short_side, resize_image
 from unseen.drawing import mask_image, overlay
-from unseen.embeddings import TextEmbeddings
+from unseen.embeddings import TextEmbeddings, fingerprint
 from unseen.errors import InputError
 from unseen.methods import maskclip
 from unseen.model import SegmentationModel
@@ -29,6 +30,7 @@ LONGEST_SIDE = 4096
 """Where ``Segmenter`` stops enlarging a very elongated picture, in pixels."""
 
 Picture = str | Path | Image.Image | UInt8[np.ndarray, "H W 3"]
+Labels = str | Sequence[str] | Vocabulary | TextEmbeddings
 
 
 def slide(
@@ -61,7 +63,7 @@ def slide(
             total[:, :, top : top + window, left : left + window] += scores
             count[:, :, top : top + window, left : left + window] += 1
     assert total is not None
-    return total / count
+    return total.div_(count)
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
@@ -78,8 +80,8 @@ def read_out(
 ) -> Float[Tensor, "B C H W"]:
     """Turn logits on the patch grid into scores at pixels: enlarge, sigmoid, subtract the bias.
 
-    The sigmoid is taken where the short side is ``window`` pixels, as the authors do for their
-    square crops; a crop of another size is then resized to its own.
+    Of a square crop the sigmoid is taken at the window's size and then resized, as the authors do.
+    Other crops, which their code cannot take, are read out at their own size.
 
     Args:
         logits: scores on the patch grid.
@@ -87,7 +89,7 @@ def read_out(
         window: side of the windows the model was trained on.
         bias: γ for seen classes, 0 for the others.
     """
-    fine = fit_short_side(size, window)
+    fine = (window, window) if size[0] == size[1] else size
     scores = F.interpolate(logits, fine, mode="bilinear", align_corners=False).sigmoid()
     scores = scores - bias.view(-1, 1, 1)
     if fine == size:
@@ -100,7 +102,7 @@ def label(
 ) -> tuple[Integer[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
     """Resize scores to (height, width) and return each pixel's best class and its score.
 
-    Classes are enlarged a few at a time, so memory does not grow with their number.
+    Classes are enlarged a few at a time: what is needed beside the scores is bounded.
     """
     step = max(1, 2**25 // (size[0] * size[1]))
     best = torch.full(size, -torch.inf)
@@ -171,7 +173,7 @@ def save_image(image: Image.Image, path: str | Path) -> None:
         InputError: the path cannot be written, or its suffix names no format.
     """
     path = Path(path)
-    if path.suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise InputError(f"{path} names no format of pictures: end it in .png")
     write_whole(path, lambda part: image.save(part))
 
@@ -219,7 +221,7 @@ class Segmenter:
         self.model = model.to(self.device).eval()
         self.text = text.to(self.device).eval() if text else None
         self.config = config
-        self._embedded: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
+        self._embedded: dict[tuple[tuple[str, ...], tuple[str, ...]], TextEmbeddings] = {}
 
     @classmethod
     def from_pretrained(
@@ -260,22 +262,38 @@ class Segmenter:
         )
         return cls(maskclip(clip.image), clip.text, config, device=device)
 
-    def embed(self, vocabulary: Vocabulary) -> Float[Tensor, "C D"]:
-        """Embed the names of a vocabulary; the last few are remembered."""
+    @cached_property
+    def fingerprint(self) -> str:
+        """Which CLIP reads the labels: a hash of the text encoder, empty without one."""
+        return fingerprint(self.text) if self.text else ""
+
+    def embed(self, labels: Labels) -> TextEmbeddings:
+        """Return labels with their embeddings; the last few are remembered.
+
+        Args:
+            labels: as for a call. Embeddings made before are only checked.
+
+        Raises:
+            InputError: labels that cannot be used, or embeddings of another CLIP.
+        """
+        if isinstance(labels, TextEmbeddings):
+            labels.check(self.model.encoder.clip.config.embed_dim, self.fingerprint)
+            return labels
+        vocabulary = read_vocabulary(labels, templates=self.config.vocabulary.templates)
         key = vocabulary.names, vocabulary.templates
         if key not in self._embedded:
             if self.text is None:
                 raise InputError("this model has no text encoder: give text embeddings")
             if len(self._embedded) >= 8:
                 self._embedded.pop(next(iter(self._embedded)))
-            self._embedded[key] = self.text.embed(vocabulary.names, vocabulary.templates)
+            values = self.text.embed(vocabulary.names, vocabulary.templates)
+            self._embedded[key] = TextEmbeddings(vocabulary, values, self.fingerprint)
         return self._embedded[key]
 
-    def bias(self, names: Sequence[str], calibration: float | None = None) -> Float[Tensor, " C"]:
-        """Return γ for names whose masks training showed, 0 for all others."""
-        gamma = self.config.calibration if calibration is None else calibration
-        taught = self.config.taught
-        return torch.tensor([gamma * (name in taught) for name in names], device=self.device)
+    def is_taught(self, names: Sequence[str]) -> list[bool]:
+        """Tell of each name whether training showed masks of it; case does not matter to CLIP."""
+        taught = {name.casefold() for name in self.config.taught}
+        return [name.casefold() in taught for name in names]
 
     @torch.inference_mode()
     def score(
@@ -299,7 +317,7 @@ class Segmenter:
     def __call__(
         self,
         picture: Picture,
-        labels: str | Sequence[str] | Vocabulary | TextEmbeddings,
+        labels: Labels,
         *,
         calibration: float | None = None,
         limit: int | None = LONGEST_SIDE,
@@ -316,18 +334,15 @@ class Segmenter:
             InputError: a picture that cannot be read, or labels that cannot be used.
         """
         image = as_array(picture)
-        if isinstance(labels, TextEmbeddings):
-            labels.check(self.model.encoder.clip.config.embed_dim, self.text)
-            vocabulary, text = labels.vocabulary, labels.values.float().to(self.device)
-        else:
-            vocabulary = read_vocabulary(labels, templates=self.config.vocabulary.templates)
-            text = self.embed(vocabulary)
+        embeddings = self.embed(labels)
+        names, text = embeddings.vocabulary.names, embeddings.values.float().to(self.device)
+        taught = self.is_taught(names)
+        gamma = self.config.calibration if calibration is None else calibration
         shown = resize_image(image, self._shown_size((image.shape[0], image.shape[1]), limit))
-        scores = self.score(shown, text, self.bias(vocabulary.names, calibration))
+        scores = self.score(shown, text, gamma * torch.tensor(taught, device=self.device))
         mask, best = label(scores, (image.shape[0], image.shape[1]))
-        taught = self.config.taught
-        unseen = tuple(name for name in vocabulary.names if taught and name not in taught)
-        return Segmentation(mask, vocabulary.names, best, image, unseen)
+        unseen = [name for name, known in zip(names, taught, strict=True) if not known]
+        return Segmentation(mask, names, best, image, tuple(unseen if self.config.setting else ()))
 
     def _shown_size(self, size: tuple[int, int], limit: int | None) -> tuple[int, int]:
         """Return the size a picture is resized to before it is cut into windows."""

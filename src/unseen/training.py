@@ -85,8 +85,13 @@ def compute_loss(
     return {**losses, **prediction.auxiliary}
 
 
-def build(recipe: Recipe, start: str | Path | None) -> tuple[SegmentationModel, TextEncoder]:
+def build(
+    recipe: Recipe, start: str | Path | None
+) -> tuple[SegmentationModel, TextEncoder, Recipe]:
     """Make the model a training begins with: fresh on its CLIP, or the weights of another.
+
+    Returns:
+        The model, its text encoder, and the recipe with the options and CLIP of that model.
 
     Raises:
         InputError: a transductive recipe without a start, or a start of another method.
@@ -98,15 +103,23 @@ def build(recipe: Recipe, start: str | Path | None) -> tuple[SegmentationModel, 
                 "papers: give --from, such as runs/zegclip-miniature-inductive/halfway"
             )
         clip = load_clip(shipped_clip() if recipe.clip == "miniature" else recipe.clip)
-        return METHODS[recipe.method](clip.image, **recipe.options), clip.text
+        return METHODS[recipe.method](clip.image, **recipe.options), clip.text, recipe
     model, text, config = load_pretrained(start)
     if config.method != recipe.method:
         raise InputError(f"{start} is a {config.method}, the recipe trains a {recipe.method}")
-    return model, text
+    return model, text, replace(recipe, options=config.options, clip=config.clip)
 
 
 def batches(dataset: Dataset, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches without end: images (B, 3, H, W) uint8, labels (B, H, W) uint8."""
+    """Yield batches without end: images (B, 3, H, W) uint8, labels (B, H, W) uint8.
+
+    Raises:
+        InputError: the data set does not fill a single batch.
+    """
+    if len(dataset) < recipe.batch_size:
+        raise InputError(
+            f"the data set has {len(dataset)} pictures, fewer than a batch of {recipe.batch_size}"
+        )
 
     def collate(samples: list[Sample]) -> tuple[Tensor, Tensor]:
         images = torch.stack([torch.from_numpy(sample.image) for sample in samples])
@@ -191,7 +204,7 @@ def fit(
     out = Path(out)
     torch.manual_seed(recipe.seed)
     dataset = open_dataset(recipe.data, "train")
-    model, text_encoder = build(recipe, start)
+    model, text_encoder, recipe = build(recipe, start)
     vocabulary, setting = dataset.vocabulary, SETTINGS[recipe.setting]
     shown = [vocabulary.names[i] for i in setting.shown(vocabulary)]
     text = text_encoder.embed(shown, vocabulary.templates)
@@ -216,7 +229,7 @@ def fit(
             seconds = round(time.monotonic() - began, 1)
             log.append(json.dumps({"step": step + 1, "seconds": seconds, "rate": rate, **terms}))
             write_text(out / "log.jsonl", "\n".join(log) + "\n")
-        if step + 1 == recipe.steps // 2:
+        if step + 1 == max(1, recipe.steps // 2):
             half = replace(config, recipe=asdict(recipe) | {"stopped_at": step + 1})
             save_pretrained(out / "halfway", model, text_encoder, half)
     save_pretrained(out, model, text_encoder, config)

@@ -6,6 +6,7 @@ and that is how splits go wrong.
 """
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,8 @@ class Vocabulary:
             raise InputError("no labels were given: name at least one thing to look for")
         if any(not name.strip() for name in self.names):
             raise InputError(f"labels must be words, got an empty one among {list(self.names)!r}")
-        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        folded = [name.casefold() for name in self.names]  # CLIP reads lower case only
+        repeated = sorted({name for name in self.names if folded.count(name.casefold()) > 1})
         if repeated:
             raise InputError(f"each label must be given once, but these repeat: {_list(repeated)}")
         for field, listed in (("unseen", self.unseen), ("stuff", self.stuff)):
@@ -192,11 +194,13 @@ def read_vocabulary(
     if labels in VOCABULARIES:
         return VOCABULARIES[labels]
     path = Path(labels)
-    if len(labels) < 1024 and "," not in labels and path.is_file():
+    if "," not in labels and os.path.isfile(labels):
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError:
             raise InputError(f"{labels} is not a text file: give one label a line") from None
+        except OSError as error:
+            raise InputError(f"{labels} cannot be read: {error.strerror}") from None
         return Vocabulary(path.stem, _split(text.replace("\n", ",")), templates=templates)
     names = _split(labels)
     if len(names) == 1 and "," not in labels:
@@ -210,7 +214,6 @@ def _refuse_misspelt(label: str) -> None:
         raise InputError(
             f"there is no file of labels at {label}; as a plain label, write '{label},'"
         )
-        raise InputError(f"no file of labels at {label}: give an existing file, or the words")
     near = difflib.get_close_matches(label.lower(), VOCABULARIES, n=1, cutoff=0.7)
     if near:
         raise InputError(

@@ -5,6 +5,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from unseen.errors import InputError
 
 
@@ -16,7 +18,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write: writes to the path it is given, which has the same suffix.
 
     Raises:
-        InputError: the place cannot be written; nothing is left behind.
+        InputError: the place cannot be written; no part of the file is left behind.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,8 +31,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         except BaseException:
             os.unlink(name)
             raise
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be written: {reason}") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from unseen.cli.options import Overwrite, refuse_existing
 from unseen.errors import InputError
 
 
@@ -18,6 +19,7 @@ def convert(
         Literal["inductive", "transductive", "supervised"],
         typer.Option("--setting", help="How it was trained."),
     ],
+    overwrite: Overwrite = False,
 ) -> None:
     """Turn a ZegCLIP checkpoint of the authors into a model.
 
@@ -31,6 +33,7 @@ def convert(
     from unseen.settings import SETTINGS
     from unseen.vocabulary import find_vocabulary
 
+    refuse_existing(output, overwrite=overwrite)
     known = find_vocabulary(vocabulary)
     model, text, options = run(read_state(checkpoint))
     if text is None:

@@ -67,12 +67,14 @@ def evaluate(
     from unseen.catalogue import open_dataset
     from unseen.data.datasets import Subset
     from unseen.embeddings import TextEmbeddings
+    from unseen.evaluation import default_calibration, make_baselines
     from unseen.evaluation import evaluate as run
-    from unseen.evaluation import make_baselines
     from unseen.metrics import chance
 
     if scored and model:
         raise InputError("name the model once: as argument or with --model")
+    if clip and baselines:
+        raise InputError("--baselines are for trained models: --clip is a baseline itself")
     model = scored or model
     dataset = open_dataset(data, split, root=root)
     if count is not None:
@@ -81,20 +83,25 @@ def evaluate(
     offered = TextEmbeddings.load(text, dataset.vocabulary) if text else None
     if offered:
         say(offered.describe())
+    if calibration is None:
+        names = (offered.vocabulary if offered else dataset.vocabulary).names
+        calibration = default_calibration(segmenter, names)
     name = clip or model or DEFAULT_MODEL
     scores = {
         name: run(segmenter, dataset, labels=offered, calibration=calibration, show_dir=show_dir)
     }
     if baselines:
         for title, baseline in make_baselines(segmenter).items():
-            scores[title] = run(baseline, dataset, labels=offered)
+            scores[title] = run(baseline, dataset, labels=offered, calibration=calibration)
     scores["chance"] = chance(scores[name])
     about = {
         "data": data,
         "pictures": len(dataset),
         "unseen": list(dataset.vocabulary.unseen),
         "setting": segmenter.config.setting or "training-free",
-        "calibration": segmenter.config.calibration if calibration is None else calibration,
+        "trained_on": segmenter.config.vocabulary.name if segmenter.config.setting else "",
+        "vocabulary": dataset.vocabulary.name,
+        "calibration": calibration,
         "device": str(segmenter.device),
     }
     if json:
@@ -111,7 +118,12 @@ def _print_scores(scores: "dict[str, Scores]", about: dict[str, Any]) -> None:
         f"{about['pictures']} pictures of {about['data']}; {about['setting']}, "
         f"γ = {about['calibration']:g}, {about['device']}"
     )
-    held_out = "" if about["setting"] == "inductive" else f" ({NOT_HELD_OUT[about['setting']]})"
+    if about["trained_on"] not in ("", about["vocabulary"]):
+        held_out = f" (the split of {about['vocabulary']}; training was on {about['trained_on']})"
+    elif about["setting"] in NOT_HELD_OUT:
+        held_out = f" ({NOT_HELD_OUT[about['setting']]})"
+    else:
+        held_out = ""
     print(f"unseen classes: {', '.join(about['unseen']) or 'none'}{held_out}\n")
     print(compare({title: one.summary() for title, one in scores.items()}) + "\n")
     print(next(iter(scores.values())).table())

@@ -11,7 +11,6 @@ from unseen.errors import InputError
 if TYPE_CHECKING:
     from unseen.embeddings import TextEmbeddings
     from unseen.segmenter import Segmenter
-    from unseen.vocabulary import Vocabulary
 
 DEFAULT_MODEL = "zegclip-miniature-inductive"
 
@@ -28,6 +27,9 @@ Clip = Annotated[
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     typer.Option("--device", help="Where to compute; auto takes a GPU if there is one."),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a model that is there already.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Calibration = Annotated[
@@ -68,16 +70,27 @@ def load_segmenter(model: str | None, clip: str | None, device: str) -> "Segment
 
 def read_labels(
     labels: str | None, text: Path | None, segmenter: "Segmenter", templates: str | None = None
-) -> "Vocabulary | TextEmbeddings":
-    """Return the labels that --labels, --templates and --text give together."""
+) -> "TextEmbeddings":
+    """Return the embeddings that --labels, --templates and --text ask for together."""
     from unseen.embeddings import TextEmbeddings
     from unseen.vocabulary import TEMPLATES, read_vocabulary
 
+    if text is not None and templates:
+        raise InputError("--templates are for labels to be read: --text is read already")
+    if text is not None and labels is not None and text.suffix != ".npy":
+        raise InputError(f"{text} names its labels itself: leave --labels out")
     sentences = TEMPLATES[templates] if templates else segmenter.config.vocabulary.templates
     vocabulary = None if labels is None else read_vocabulary(labels, templates=sentences)
-    if text is None:
-        assert vocabulary is not None
-        return vocabulary
-    embeddings = TextEmbeddings.load(text, vocabulary)
-    say(embeddings.describe())
-    return embeddings
+    if text is not None:
+        embeddings = TextEmbeddings.load(text, vocabulary)
+        say(embeddings.describe())
+        return segmenter.embed(embeddings)
+    assert vocabulary is not None
+    return segmenter.embed(vocabulary)
+
+
+def refuse_existing(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder where a model, or part of a training, already lies."""
+    taken = any((folder / name).exists() for name in ("config.json", "halfway", "log.jsonl"))
+    if taken and not overwrite:
+        raise InputError(f"{folder} holds a model already: name another folder, or --overwrite")

@@ -52,6 +52,7 @@ def segment(
     unseen segment examples/meadow.png --labels "cow, horse, grass, sky, clouds"
     unseen segment photos/ --labels labels.txt --clip openai/clip-vit-base-patch16
     """
+    from unseen.data.images import read_image
     from unseen.progress import track
     from unseen.segmenter import save_image
 
@@ -61,6 +62,8 @@ def segment(
             "or a vocabulary's name"
         )
     found = find_pictures(pictures)
+    if out.resolve() in {picture.resolve().parent for picture in found}:
+        raise InputError(f"results would lie among the pictures of {out}: give another --out")
     segmenter = load_segmenter(model, clip, device)
     if model is None and clip is None:
         say(
@@ -72,15 +75,16 @@ def segment(
     for picture, name in track(list(zip(found, distinct_names(found), strict=True)), "segmenting"):
         files = {kind: out / f"{name}-{kind}.png" for kind in ("overlay", "mask")}
         try:
-            result = segmenter(picture, looked_for, calibration=calibration)
-            save_image(result.overlay(), files["overlay"])
-            save_image(result.mask_image(), files["mask"])
+            image = read_image(picture)
         except InputError as error:
             if len(found) == 1:
                 raise
             say(f"error: {error}")
             failures += 1
             continue
+        result = segmenter(image, looked_for, calibration=calibration)
+        save_image(result.overlay(), files["overlay"])
+        save_image(result.mask_image(), files["mask"])
         results.append(
             {
                 "picture": str(picture),
@@ -130,8 +134,8 @@ def find_pictures(paths: list[Path]) -> list[Path]:
 
 
 def distinct_names(pictures: list[Path]) -> list[str]:
-    """Name the output of every picture: its stem, and as much of its path as tells them apart."""
+    """Name the output of every picture: its stem, its name, or that with a number before it."""
     stems = [picture.stem for picture in pictures]
     names = [picture.name for picture in pictures]
-    paths = ["-".join(picture.absolute().parts[1:]) for picture in pictures]
-    return next((kind for kind in (stems, names) if len(set(kind)) == len(kind)), paths)
+    numbered = [f"{i}-{name}" for i, name in enumerate(names, start=1)]
+    return next((kind for kind in (stems, names) if len(set(kind)) == len(kind)), numbered)

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from unseen.cli.options import Device, Json
-from unseen.errors import InputError
+from unseen.cli.options import Device, Json, Overwrite, refuse_existing
 
 
 def train(
@@ -22,9 +21,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the model. [default: runs/RECIPE]")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a model that is there already.")
-    ] = False,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -45,8 +42,7 @@ def train(
     if seed is not None:
         plan = replace(plan, seed=seed)
     out = out or Path("runs") / plan.name
-    if (out / "config.json").exists() and not overwrite:
-        raise InputError(f"{out} holds a model already: give another --out, or --overwrite")
+    refuse_existing(out, overwrite=overwrite)
     from unseen.training import fit
 
     fit(plan, out=out, start=start, device=device)

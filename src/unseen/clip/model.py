@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unseen.clip.tokenizer import BytePairTokenizer, Tokenizer
+from unseen.errors import InputError
+from unseen.progress import track
 
 MEAN = (122.7709383, 116.7460125, 104.09373615)
 STD = (68.5005327, 66.6321579, 70.32316305)
@@ -66,6 +68,8 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
+        if width % heads:
+            raise InputError(f"{heads} attention heads do not divide a width of {width}")
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
@@ -94,6 +98,8 @@ class Feedforward(nn.Module):
 
     def __init__(self, width: int, activation: str) -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise InputError(f"activation must be {' or '.join(ACTIVATIONS)}, got {activation!r}")
         self.c_fc = nn.Linear(width, 4 * width)
         self.c_proj = nn.Linear(4 * width, width)
         self.activation = ACTIVATIONS[activation]
@@ -240,7 +246,8 @@ class TextEncoder(nn.Module):
             InputError: a name the tokenizer cannot take.
         """
         rows = []
-        for name in names:  # one class at a time: memory does not grow with the vocabulary
+        # one class at a time: memory does not grow with the vocabulary
+        for name in track(names, "reading labels"):
             tokens = self.tokenizer([template.format(name) for template in templates])
             tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]  # causal: padding is unread
             sentences = F.normalize(self(tokens.to(self.causal_mask.device)), dim=-1)

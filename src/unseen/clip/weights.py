@@ -5,6 +5,7 @@ Each reader ends at OpenAI's names; sizes are then read off the shapes. No file 
 
 import json
 import math
+import os
 import re
 import warnings
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from unseen.clip.archives import State, read_state
 from unseen.clip.model import CLIP, ImageEncoder, TextConfig, TextEncoder, VisionConfig
 from unseen.clip.tokenizer import BytePairTokenizer, WordTokenizer
 from unseen.errors import InputError
-from unseen.hub import fetch, is_repository
+from unseen.hub import fetch, find_cached, is_repository
 from unseen.writing import write_text, write_whole
 
 # Known and left out on purpose: sizes that OpenAI's archive stores as tensors, index buffers.
@@ -53,6 +54,8 @@ def load_clip(
     path, config_path = _locate(source)
     config = _read_config(config_path)
     if config.get("format") == "unseen-clip":
+        if heads or text_heads or activation:
+            raise InputError(f"{config_path} says its own heads and activation: leave them out")
         return _read_own(path, config)
     state = read_state(path)
     if any(key.startswith("vision_model.") for key in state):
@@ -169,16 +172,20 @@ _FOLDER_FILES = (
 def _locate(source: str | Path) -> tuple[Path, Path | None]:
     """Return the weights file and its configuration, if it has one."""
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):  # which is quiet about names too long for a path
         known = [path.with_name(config) for name, config in _FOLDER_FILES if name == path.name]
         return path, next((config for config in known if config.is_file()), None)
-    if path.is_dir():
+    if os.path.isdir(path):
         for weights, config in _FOLDER_FILES:
             if (path / weights).is_file():
                 return path / weights, path / config if (path / config).is_file() else None
         names = ", ".join(name for name, _ in _FOLDER_FILES)
         raise InputError(f"no CLIP weights in {path}: expected one of {names}")
     if is_repository(str(source)):
+        for weights, config in _FOLDER_FILES[1:]:
+            cached = [find_cached(str(source), file) for file in (weights, config)]
+            if cached[0] and cached[1]:
+                return cached[0], cached[1]
         for weights, config in _FOLDER_FILES[1:]:
             config_file = fetch(str(source), config)
             weights_file = fetch(str(source), weights) if config_file else None
@@ -196,9 +203,11 @@ def _read_config(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(config, dict):
+            return config
     except ValueError:
-        raise InputError(f"{path} is not a JSON configuration: restore it, or remove it") from None
-    return config
+        pass
+    raise InputError(f"{path} is not a JSON configuration: restore it, or remove it")
 
 
 def _hints(config: dict[str, Any]) -> dict[str, Any]:
@@ -320,6 +329,9 @@ def save_clip(
 
 
 def _read_own(path: Path, config: dict[str, Any]) -> CLIP:
-    clip = CLIP(*build_from_config(config))
+    try:
+        clip = CLIP(*build_from_config(config))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path.parent}/clip.json does not describe a CLIP ({error})") from None
     fill(clip, read_state(path), "the CLIP that clip.json describes")
     return clip

@@ -84,6 +84,8 @@ class Subset:
         return self._count
 
     def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
         return self._dataset[index]
 
 

@@ -37,6 +37,8 @@ def _open(path: Path) -> Iterator[Image.Image]:
         raise InputError(
             f"{path} has too many pixels to be opened safely: make it smaller"
         ) from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except (OSError, SyntaxError, ValueError) as error:  # what decoders raise on broken files
         raise InputError(f"{path} is a broken picture: {error}; restore or remove it") from None
 
@@ -57,7 +59,10 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     """Convert a decoded picture to 8-bit RGB, turned as its EXIF says."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip instead of scale
-        image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).astype(np.uint8))
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError("pictures of 32-bit pixels have no agreed range: save as 8 bits")
+        image = Image.fromarray((values // 257).astype(np.uint8))
     elif image.mode == "F":
         raise InputError("pictures of floating-point pixels have no agreed range: save as 8 bits")
     if image.has_transparency_data:
@@ -76,6 +81,6 @@ def read_labels(path: str | Path) -> UInt8[np.ndarray, "H W"]:
     with _open(Path(path)) as image:
         if image.mode not in ("L", "P", "1"):
             raise InputError(
-                f"{path} has mode {image.mode}, expected a label map: one palette or grey channel"
+                f"a label map has one palette or grey channel, this picture has mode {image.mode}"
             )
         return np.array(image.convert("L") if image.mode == "1" else image)
