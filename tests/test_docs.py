@@ -35,7 +35,7 @@ def test_the_first_python_block_runs(tmp_path, monkeypatch):
     names: dict[str, object] = {}
     exec(blocks(README, "python")[0], names)
     assert names["result"].mask.shape == (384, 512)
-    assert (tmp_path / "meadow-overlay.png").is_file()
+    assert (tmp_path / "desert-overlay.png").is_file()
 
 
 def test_the_training_block_runs_when_shortened(tmp_path, monkeypatch):

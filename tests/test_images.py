@@ -7,7 +7,7 @@ from PIL import Image
 
 from unseen.data.datasets import MaskFolder, Subset, reduce_zero_label, voc
 from unseen.data.images import read_image, read_labels
-from unseen.data.transforms import fit_short_side, resize_image
+from unseen.data.transforms import fit_short_side, random_crop, resize_image
 from unseen.drawing import mask_image, overlay, palette
 from unseen.errors import InputError
 from unseen.miniature.scenes import Scenes
@@ -154,6 +154,19 @@ def test_the_short_side_becomes_exact(size):
     height, width = fit_short_side(size, 64)
     assert min(height, width) == 64
     assert (height >= width) == (size[0] >= size[1])
+
+
+def test_crops_lie_everywhere_and_labels_go_with_their_pixels():
+    labels = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    image = np.repeat(labels[..., None], 3, axis=2)
+    random, corners = np.random.default_rng(0), set()
+    for _ in range(200):
+        part, its_labels = random_crop(image, labels, 4, random)
+        assert part.shape == (4, 4, 3) and (part[..., 0] == its_labels).all()
+        corners.add(int(its_labels[0, 0]))
+    assert corners == {8 * y + x for y in range(3) for x in range(5)}
+    part, its_labels = random_crop(image, labels, 7, random)
+    assert part.shape == (6, 7, 3) and its_labels.shape == (6, 7)
 
 
 def test_a_picture_of_the_right_size_is_not_touched(pixels):

@@ -111,6 +111,7 @@ def test_batches_go_on_for_ever_in_an_order_the_seed_decides(micro_recipe: Recip
     assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(ours, other, strict=True))
     assert ours[0].shape == (4, 3, 48, 48) and ours[0].dtype == torch.uint8
+    assert next(batches(dataset, replace(micro_recipe, window=30)))[0].shape == (4, 3, 30, 30)
 
 
 def test_a_missing_extra_says_what_to_install(micro_recipe: Recipe, tmp_path, monkeypatch):

@@ -198,7 +198,7 @@ class Segmenter:
     """Names the pixels of pictures with any words.
 
     >>> segmenter = Segmenter.from_pretrained("zegclip-miniature-inductive")
-    >>> result = segmenter("examples/meadow.png", ["cow", "grass", "sky"])
+    >>> result = segmenter("examples/desert.png", ["cow", "grass", "sky"])
     >>> result.mask.shape, result.labels
     ((384, 512), ('cow', 'grass', 'sky'))
 

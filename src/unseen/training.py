@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from unseen.catalogue import open_dataset
 from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained, shipped_clip
 from unseen.clip import TextEncoder, load_clip
 from unseen.data.datasets import Dataset, Sample
+from unseen.data.transforms import random_crop
 from unseen.errors import InputError, require
 from unseen.losses import criterion
 from unseen.methods import METHODS
@@ -111,7 +113,7 @@ def build(
 
 
 def batches(dataset: Dataset, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches without end: images (B, 3, H, W) uint8, labels (B, H, W) uint8.
+    """Yield batches of random crops without end: images (B, 3, y, x), labels (B, y, x), uint8.
 
     Raises:
         InputError: the data set does not fill a single batch.
@@ -121,9 +123,11 @@ def batches(dataset: Dataset, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]
             f"the data set has {len(dataset)} pictures, fewer than a batch of {recipe.batch_size}"
         )
 
+    random = np.random.default_rng(recipe.seed)
+
     def collate(samples: list[Sample]) -> tuple[Tensor, Tensor]:
-        images = torch.stack([torch.from_numpy(sample.image) for sample in samples])
-        labels = torch.stack([torch.from_numpy(sample.labels) for sample in samples])
+        crops = [random_crop(s.image, s.labels, recipe.window, random) for s in samples]
+        images, labels = (torch.from_numpy(np.stack(parts)) for parts in zip(*crops, strict=True))
         return images.permute(0, 3, 1, 2), labels
 
     loader: DataLoader[Any] = DataLoader(

@@ -49,7 +49,7 @@ def segment(
     for every picture, and prints what was found.
 
     \b
-    unseen segment examples/meadow.png --labels "cow, horse, grass, sky, clouds"
+    unseen segment examples/desert.png --labels "cow, horse, grass, sky, clouds"
     unseen segment photos/ --labels labels.txt --clip openai/clip-vit-base-patch16
     """
     from unseen.data.images import read_image

@@ -1,4 +1,4 @@
-"""Sizes and resizing of pictures. Normalising belongs to the model."""
+"""Sizes, resizing and crops of pictures. Normalising belongs to the model."""
 
 import cv2
 import numpy as np
@@ -23,3 +23,17 @@ def resize_image(
     if image.shape[:2] == size:
         return image
     return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def random_crop(
+    image: UInt8[np.ndarray, "H W 3"],
+    labels: UInt8[np.ndarray, "H W"],
+    side: int,
+    random: np.random.Generator,
+) -> tuple[UInt8[np.ndarray, "y x 3"], UInt8[np.ndarray, "y x"]]:
+    """Cut a square somewhere out of a picture and its labels; a shorter side stays whole."""
+    height, width = labels.shape
+    top = random.integers(max(height - side, 0) + 1)
+    left = random.integers(max(width - side, 0) + 1)
+    place = slice(top, top + side), slice(left, left + side)
+    return image[place], labels[place]
