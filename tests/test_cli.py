@@ -127,8 +127,16 @@ def test_one_mistake_is_told_once_however_many_pictures_there_are(unseen, scene,
     assert_one_sentence(unseen(*two, "cow", "--out", "file/out"), "cannot be written")
 
 
+def test_a_file_that_names_its_labels_takes_no_others(unseen, scene, segmenter):
+    segmenter.embed(["cow", "sky"]).save("text.safetensors")
+    run = unseen("segment", scene, "--text", "text.safetensors", "--json")
+    assert json.loads(run.out)[0]["labels"] == ["cow", "sky"] and "2 text embeddings" in run.err
+    run = unseen("segment", scene, "--text", "text.safetensors", "--labels", "cow")
+    assert run.code == 2 and "leave --labels out" in run.err
+
+
 def test_labels_may_come_from_any_editor_and_in_any_case(unseen, scene, tmp_path):
-    (tmp_path / "labels.txt").write_text("Sky\nTrain\n", encoding="utf-8-sig")
+    (tmp_path / "labels.txt").write_text("# seen\nSky\n# unseen\nTrain\n", encoding="utf-8-sig")
     run = unseen("segment", scene, "--labels", "labels.txt", "--json")
     (result,) = json.loads(run.out)
     assert result["labels"] == ["Sky", "Train"]
@@ -218,10 +226,8 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["segment", "a.png", "--labels", "cow", "--text", "no.npy"], "text embeddings at no.npy"),
         (["segment", "a.png", "--labels", "cow", "--model", "x" * 300], "no model 'x"),
         (["segment", "a.png", "--labels", "cow", "--clip", "x" * 300], "no CLIP weights at"),
-        (
-            ["segment", "a.png", "--labels", "cow", "--text", "a.safetensors"],
-            "leave --labels out",
-        ),
+        (["segment", "a.png", "--labels", "cow", "--text", "no.safetensors"], "there is no file"),
+        (["evaluate", "--count", "1", "--calibration", "nan"], "finite"),
         (["segment", "a.png", "--text", "a.npy", "--templates", "single"], "read already"),
         (["evaluate", "--clip", "miniature", "--baselines"], "a baseline itself"),
         (["evaluate", "--root", "."], "leave --root out"),

@@ -133,6 +133,13 @@ def test_arrays_that_are_no_pictures_get_one_sentence():
     code = """
 import numpy as np
 from unseen.segmenter import InputError, as_array
+for thing in (["a.png"], None):
+    try:
+        as_array(thing)
+    except InputError as error:
+        assert "expected one picture" in str(error)
+    else:
+        raise SystemExit(f"{thing} was taken")
 for shape, dtype in ((4, 4), "u1"), ((4, 4, 4), "u1"), ((4, 4, 3), "f4"), ((0, 4, 3), "u1"):
     array = np.zeros(shape, dtype)
     try:

@@ -79,8 +79,8 @@ class TextEmbeddings:
             raise
         except (SafetensorError, OSError, EOFError, ValueError, KeyError, TypeError):
             raise InputError(
-                f"{path} is not a file of text embeddings: expected one that 'save' wrote, "
-                "or a .npy of rows"
+                f"{path} is not a file of text embeddings: expected one that "
+                "TextEmbeddings.save wrote, or a .npy of rows"
             ) from None
 
     def save(self, path: str | Path) -> None:

@@ -1,5 +1,6 @@
 """From a picture and words to a mask: sliding windows, the read-out, and ``Segmenter``."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -338,6 +339,8 @@ class Segmenter:
         names, text = embeddings.vocabulary.names, embeddings.values.float().to(self.device)
         taught = self.is_taught(names)
         gamma = self.config.calibration if calibration is None else calibration
+        if not math.isfinite(gamma):
+            raise InputError(f"calibration must be a finite number, got {gamma}")
         shown = resize_image(image, self._shown_size((image.shape[0], image.shape[1]), limit))
         scores = self.score(shown, text, gamma * torch.tensor(taught, device=self.device))
         mask, best = label(scores, (image.shape[0], image.shape[1]))
@@ -366,6 +369,10 @@ def as_array(picture: Picture) -> UInt8[np.ndarray, "H W 3"]:
         return read_image(picture)
     if isinstance(picture, Image.Image):
         return to_rgb(picture)
+    if not isinstance(picture, np.ndarray):
+        raise InputError(
+            f"expected one picture: a path, a PIL image or an array; got a {type(picture).__name__}"
+        )
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
         raise InputError(
             "an array must be a picture of (height, width, 3) and uint8, RGB; "

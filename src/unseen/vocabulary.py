@@ -179,7 +179,8 @@ def read_vocabulary(
     """Make a vocabulary from what a user writes.
 
     Args:
-        labels: names ("cat, grass" or a list), a file with one name a line or separated by commas,
+        labels: names ("cat, grass" or a list), a file with one name a line or separated by commas
+            (lines that start with # are left out),
             the name of a vocabulary (``voc20``, ``coco171``, ``miniature``), or one ready made.
         templates: the sentences for plain names; vocabularies have their own.
 
@@ -189,6 +190,9 @@ def read_vocabulary(
     if isinstance(labels, Vocabulary):
         return labels
     if not isinstance(labels, str):
+        strangers = [name for name in labels if not isinstance(name, str)]
+        if strangers:
+            raise InputError(f"labels must be words, got {strangers[0]!r}")
         names = tuple(" ".join(name.split()) for name in labels)
         return Vocabulary("labels", names, templates=templates)
     if labels in VOCABULARIES:
@@ -201,7 +205,10 @@ def read_vocabulary(
             raise InputError(f"{labels} is not a text file: give one label a line") from None
         except OSError as error:
             raise InputError(f"{labels} cannot be read: {error.strerror}") from None
-        return Vocabulary(path.stem, _split(text.replace("\n", ",")), templates=templates)
+        lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+        if not "".join(lines).strip(", \t"):
+            raise InputError(f"{labels} holds no labels: give one a line")
+        return Vocabulary(path.stem, _split(",".join(lines)), templates=templates)
     names = _split(labels)
     if len(names) == 1 and "," not in labels:
         _refuse_misspelt(names[0])

@@ -77,12 +77,12 @@ def read_labels(
 
     if text is not None and templates:
         raise InputError("--templates are for labels to be read: --text is read already")
-    if text is not None and labels is not None and text.suffix != ".npy":
-        raise InputError(f"{text} names its labels itself: leave --labels out")
     sentences = TEMPLATES[templates] if templates else segmenter.config.vocabulary.templates
     vocabulary = None if labels is None else read_vocabulary(labels, templates=sentences)
     if text is not None:
         embeddings = TextEmbeddings.load(text, vocabulary)
+        if labels is not None and text.suffix != ".npy":
+            raise InputError(f"{text} names its labels itself: leave --labels out")
         say(embeddings.describe())
         return segmenter.embed(embeddings)
     assert vocabulary is not None

@@ -14,7 +14,9 @@ def train(
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Instead of the recipe's.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Instead of the recipe's.")
+    ] = None,
     start: Annotated[
         str | None, typer.Option("--from", help="Model whose weights to start from.")
     ] = None,
