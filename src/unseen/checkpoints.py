@@ -340,7 +340,7 @@ def convert(
         clue = (
             f"this is {found} checkpoint, which cannot be converted yet"
             if found
-            else ("this has no decoder; weights of CLIP alone need no conversion: use --clip")
+            else "this has no decoder; weights of CLIP alone need no conversion: use --clip"
         )
         raise InputError(f"expected a checkpoint of the authors' ZegCLIP; {clue}")
     num_layers = len({k.split(".")[3] for k in state if k.startswith("decode_head.decoder_1.")})

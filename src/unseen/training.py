@@ -122,7 +122,6 @@ def batches(dataset: Dataset, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]
         raise InputError(
             f"the data set has {len(dataset)} pictures, fewer than a batch of {recipe.batch_size}"
         )
-
     random = np.random.default_rng(recipe.seed)
 
     def collate(samples: list[Sample]) -> tuple[Tensor, Tensor]:

@@ -180,8 +180,8 @@ def read_vocabulary(
 
     Args:
         labels: names ("cat, grass" or a list), a file with one name a line or separated by commas
-            (lines that start with # are left out),
-            the name of a vocabulary (``voc20``, ``coco171``, ``miniature``), or one ready made.
+            (lines that start with # are left out), the name of a vocabulary (``voc20``,
+            ``coco171``, ``miniature``), or one ready made.
         templates: the sentences for plain names; vocabularies have their own.
 
     Raises:
