@@ -27,10 +27,17 @@ from unseen.evaluation import evaluate
 from unseen.losses import criterion
 from unseen.metrics import Scores, confusion, harmonic_mean
 from unseen.model import IMAGENET_MEAN, IMAGENET_STD
+from unseen.recipes import EVALUATIONS, RECIPES, VOCABULARY_OF
 from unseen.segmenter import Segmenter, label, read_out, slide
 from unseen.settings import INDUCTIVE, SUPERVISED, TRANSDUCTIVE, Setting
 from unseen.training import compute_loss, learning_rate, make_optimizer
-from unseen.vocabulary import VOC20, Vocabulary
+from unseen.vocabulary import (
+    MULTI_TEMPLATES,
+    SINGLE_TEMPLATE,
+    VOC20,
+    Vocabulary,
+    find_vocabulary,
+)
 
 FOLDER = Path(os.environ.get("UNSEEN_GOLDENS", Path(__file__).parent / "goldens"))
 BUILT = ("zegclip",)
@@ -105,6 +112,8 @@ class Golden:
             return "tokenizer"
         if "columns" in self.meta and "configs" in self.meta:
             return "schedule"
+        if any(isinstance(value, dict) and "mask_w" in value for value in self.meta.values()):
+            return "configs"
         if "pos_in" in self.arrays:
             return "init"
         if "test_resize" in self.arrays:
@@ -591,6 +600,87 @@ def learning_rates(golden: Golden, folder: Path) -> None:
             for base, expected in ((10 * plan["base_lr"], fast), (plan["base_lr"], slow)):
                 rate = learning_rate(step, total=plan["max_iters"], base=base, warmup=warmup)
                 assert rate == pytest.approx(expected, abs=1e-9)
+
+
+METHOD_OF = {"zegclip": "zegclip", "cascade": "cascade", "clip_rc": "cliprc"}
+DATA_OF = {"voc12": "voc", "voc_20": "voc", "coco": "coco", "coco_171": "coco"}
+DATA_OF |= {"context_59": "context"}
+GPUS = {"zegclip": 4, "cascade": 4, "clip_rc": 2}
+
+
+def _trainings(golden: Golden) -> Iterator[tuple[str, dict]]:
+    """Yield each published training and the name of its recipe."""
+    for config in golden.meta.values():
+        _, folder, file = config["config"].split("/")
+        if folder == "cross_dataset":
+            continue
+        setting = "supervised" if "fully" in file else "inductive"
+        setting = "transductive" if config["self_training"] else setting
+        yield f"{METHOD_OF[config['method']]}-{DATA_OF[folder]}-{setting}", config
+
+
+@check("configs")
+def every_training_is_a_recipe(golden: Golden, folder: Path) -> None:
+    published = [name for name, recipe in RECIPES.items() if recipe.clip != "miniature"]
+    assert sorted(name for name, _ in _trainings(golden)) == sorted(published)
+    assert len(published) == 18
+
+
+@check("configs")
+def recipes_say_what_the_configurations_say(golden: Golden, folder: Path) -> None:
+    for name, config in _trainings(golden):
+        recipe, test = RECIPES[name], config["test"]
+        gpus = 8 if name.startswith("cliprc-coco") else GPUS[config["method"]]
+        assert config["loss_w"] == 1 and config["optimizer_config"] == {} and config["depth"] == 11
+        assert (config["dec_layers"], config["heads"]) == (3, 8)  # what builders take by default
+        assert recipe.options["prompts"] == config["tokens"]
+        assert recipe.options.get("regions") == config["rlb"]
+        if groups := recipe.options.get("groups"):
+            assert [block - 1 for group in groups[:-1] for block in group] == config["out_indices"]
+            assert groups[-1] == [12]
+        assert (recipe.steps, recipe.batch_size) == (config["iters"], gpus * config["spg"])
+        assert recipe.focal_weight == config["mask_w"]
+        assert recipe.dice_weight == config["dice_w"]
+        assert recipe.auxiliary_weight == (1 if config["rec_w"] is None else config["rec_w"])
+        # every trained parameter gets ten times the base rate
+        assert recipe.learning_rate == pytest.approx(10 * config["lr"])
+        assert (recipe.weight_decay, recipe.warmup) == (
+            config["wd"],
+            config["lr_config"]["warmup_iters"],
+        )
+        assert (test["mode"], test["crop_size"]) == ("slide", [recipe.window] * 2)
+        assert test["stride"] == [recipe.stride] * 2
+        assert recipe.augmentation == "photographic"
+
+
+@check("configs")
+def recipes_hold_out_the_names_the_configurations_hold_out(golden: Golden, folder: Path) -> None:
+    for name, config in _trainings(golden):
+        vocabulary = find_vocabulary(VOCABULARY_OF[RECIPES[name].data.name])
+        assert len(vocabulary) == config["n_all"]
+        if config["n_unseen"]:
+            assert sorted(vocabulary.positions(vocabulary.unseen)) == config["novel_class"]
+            assert list(vocabulary.positions(vocabulary.seen)) == config["base_class"]
+        single = "_single" in config["text"]
+        assert vocabulary.templates == (SINGLE_TEMPLATE if single else MULTI_TEMPLATES)
+
+
+@check("configs")
+def evaluations_on_other_data(golden: Golden, folder: Path) -> None:
+    crossing = [c for c in golden.meta.values() if "cross_dataset" in c["config"]]
+    names = set()
+    for config in crossing:
+        name = f"{METHOD_OF[config['method']]}-{Path(config['config']).stem}"
+        names.add(name)
+        row = EVALUATIONS[name]
+        vocabulary = find_vocabulary(VOCABULARY_OF[row.data.name])
+        # ZegCLIP's file for Context wants 60 classes and cannot run
+        assert len(vocabulary) == config["n_all"] or config["note"].startswith("BROKEN")
+        assert config["n_unseen"] == 0 and row.calibration == 0
+        assert RECIPES[row.model].options["prompts"] == config["tokens"]
+        single = "_single" in config["text"]
+        assert vocabulary.templates == (SINGLE_TEMPLATE if single else MULTI_TEMPLATES)
+    assert names == set(EVALUATIONS)
 
 
 @check("unknown")

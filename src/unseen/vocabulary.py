@@ -168,7 +168,31 @@ MINIATURE = Vocabulary(
 """The embedded world of drawings: 24 things and 10 stuffs; unseen are names that PASCAL VOC or
 COCO-Stuff holds out too."""
 
-VOCABULARIES = {vocabulary.name: vocabulary for vocabulary in (VOC20, COCO171, MINIATURE)}
+# PASCAL Context: a placeholder that the branch of data sets replaces
+_CONTEXT = _split(
+    "aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle, building, bus, "
+    "cabinet, car, cat, ceiling, chair, cloth, computer, cow, cup, curtain, dog, door, fence, "
+    "floor, flower, food, grass, ground, horse, keyboard, light, motorbike, mountain, mouse, "
+    "person, plate, platform, pottedplant, road, rock, sheep, shelves, sidewalk, sign, sky, snow, "
+    "sofa, table, track, train, tree, truck, tvmonitor, wall, water, window, wood"
+)
+CONTEXT59 = Vocabulary(
+    name="context59",
+    names=_CONTEXT,
+    unseen=_split("cow, motorbike, sofa, cat, boat, fence, bird, tvmonitor, keyboard, aeroplane"),
+    templates=MULTI_TEMPLATES,
+)
+CONTEXT59_RELEASED = Vocabulary(
+    name="context59-released",
+    names=_CONTEXT,
+    unseen=_split("aeroplane, bed, bedclothes, boat, bottle, car, cloth, cow, keyboard, plate"),
+    templates=MULTI_TEMPLATES,
+)
+
+VOCABULARIES = {
+    vocabulary.name: vocabulary
+    for vocabulary in (VOC20, COCO171, CONTEXT59, CONTEXT59_RELEASED, MINIATURE)
+}
 
 
 def read_vocabulary(

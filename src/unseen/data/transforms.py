@@ -2,7 +2,7 @@
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 
 def fit_short_side(size: tuple[int, int], short_side: int) -> tuple[int, int]:
@@ -37,3 +37,23 @@ def random_crop(
     left = random.integers(max(width - side, 0) + 1)
     place = slice(top, top + side), slice(left, left + side)
     return image[place], labels[place]
+
+
+def photographic(
+    image: UInt8[np.ndarray, "H W 3"],
+    labels: UInt8[np.ndarray, "H W"],
+    window: int,
+    random: np.random.RandomState,
+) -> tuple[Float32[np.ndarray, "y x 3"], UInt8[np.ndarray, "y x"]]:
+    """Crop, mirror and pad: a placeholder that the branch of data sets replaces."""
+    height, width = labels.shape
+    top = random.randint(max(height - window, 0) + 1)
+    left = random.randint(max(width - window, 0) + 1)
+    place = slice(top, top + window), slice(left, left + window)
+    step = -1 if random.rand() < 0.5 else 1
+    pixels = np.zeros((window, window, 3), np.float32)
+    target = np.full((window, window), 255, np.uint8)
+    cut = image[place][:, ::step]
+    pixels[: cut.shape[0], : cut.shape[1]] = cut
+    target[: cut.shape[0], : cut.shape[1]] = labels[place][:, ::step]
+    return pixels, target
