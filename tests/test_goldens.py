@@ -28,7 +28,7 @@ from unseen.losses import criterion
 from unseen.metrics import Scores, confusion, harmonic_mean
 from unseen.model import IMAGENET_MEAN, IMAGENET_STD
 from unseen.recipes import EVALUATIONS, RECIPES, VOCABULARY_OF
-from unseen.segmenter import Segmenter, label, read_out, slide
+from unseen.segmenter import Segmenter, average_views, label, read_out, slide
 from unseen.settings import INDUCTIVE, SUPERVISED, TRANSDUCTIVE, Setting
 from unseen.training import compute_loss, learning_rate, make_optimizer
 from unseen.vocabulary import (
@@ -301,9 +301,8 @@ def _(tiny: Tiny) -> None:
 def _(tiny: Tiny) -> None:
     golden = tiny.golden
     image, size = golden.tensor("in/img_slide"), golden.meta["out/ind/slide_ori"]
-    plain = resized(tiny.slide(image, "ind"), size).softmax(dim=1)
-    mirrored = resized(tiny.slide(image.flip(3), "ind"), size).flip(3).softmax(dim=1)
-    mean = (plain + mirrored)[0] / 2
+    views = ((image, False), (image.flip(3), True))
+    mean = average_views(((tiny.slide(view, "ind")[0], m, 1) for view, m in views), tuple(size))
     # a softmax over C classes is some C times flatter than the scores it is of
     assert_same_labels(mean.argmax(dim=0).numpy(), golden["out/ind/aug/label"], mean * len(mean))
 
