@@ -66,6 +66,7 @@ def compute_loss(
     vocabulary: Vocabulary,
     focal_weight: float = 100.0,
     dice_weight: float = 1.0,
+    auxiliary_weight: float = 1.0,
 ) -> dict[str, Float[Tensor, ""]]:
     """Run the model on a batch and return every term of its loss.
 
@@ -78,13 +79,15 @@ def compute_loss(
         vocabulary: what labels mean.
         focal_weight: factor of the focal term.
         dice_weight: factor of the dice term.
+        auxiliary_weight: factor of the terms that the head itself adds, such as a recovery loss.
     """
     prediction = model(images, text)
     target = setting.target(labels, prediction.logits.detach(), vocabulary)
     losses = criterion(
         prediction.logits, target, focal_weight=focal_weight, dice_weight=dice_weight
     )
-    return {**losses, **prediction.auxiliary}
+    auxiliary = {name: auxiliary_weight * term for name, term in prediction.auxiliary.items()}
+    return {**losses, **auxiliary}
 
 
 def build(
