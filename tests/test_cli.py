@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_checkpoints import authors_state
 from test_images import write as write_broken
+from test_published import authors_state
 
 from unseen.cli import main
 from unseen.clip import CLIP
