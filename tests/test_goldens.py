@@ -22,7 +22,15 @@ from unseen.clip.model import ImageEncoder, VisionConfig, resample_positions
 from unseen.clip.tokenizer import BytePairTokenizer
 from unseen.data.datasets import reduce_zero_label, voc
 from unseen.data.images import read_image
-from unseen.data.transforms import fit_short_side, resize_image
+from unseen.data.transforms import (
+    distort,
+    fit_short_side,
+    fit_within,
+    pad,
+    resize_image,
+    resize_labels,
+    varied_crop,
+)
 from unseen.embeddings import TextEmbeddings
 from unseen.evaluation import evaluate
 from unseen.losses import criterion
@@ -642,9 +650,51 @@ def sizes_at_test(golden: Golden, folder: Path) -> None:
         assert fit_short_side((height, width), 512) == (new_height, new_width)
 
 
+def rgb(golden: Golden, key: str) -> np.ndarray:
+    """Return a picture that the authors' code holds as BGR."""
+    return np.ascontiguousarray(golden[key][..., ::-1])
+
+
+@check("pipeline")
+def sizes_in_training(golden: Golden, folder: Path) -> None:
+    for height, width, ratio, *expected in golden["train_resize"].tolist():
+        scale = int(2048 * ratio), int(512 * ratio)
+        assert (*scale, *fit_within((int(height), int(width)), scale)) == tuple(expected)
+
+
 @check("pipeline")
 def training_pixels(golden: Golden, folder: Path) -> None:
-    pytest.skip("the augmentation of the photographic data sets is not built yet")
+    mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
+    names = [key.removesuffix("/bgr") for key in golden.keys("pix") if key.endswith("/bgr")]
+    assert names
+    for name in names:
+        image, labels = rgb(golden, f"{name}/bgr"), golden[f"{name}/label"]
+        size = fit_within(labels.shape, (150, 75))  # 128 and 64 times one ratio
+        assert (resize_image(image, size) == rgb(golden, f"{name}/train_img")).all()
+        assert (resize_labels(labels, size) == golden[f"{name}/train_label"]).all()
+        shown = resize_image(image, fit_short_side(labels.shape, 64))
+        assert (((shown - mean) / std).transpose(2, 0, 1) == golden[f"{name}/out"]).all()
+    # tail200 is left out: it pads labels with 200, which no configuration does
+    pixels, target = pad(rgb(golden, "tail255/bgr"), golden["tail255/label"], 64, IMAGENET_MEAN)
+    assert (((pixels - mean) / std).transpose(2, 0, 1) == golden["tail255/img"]).all()
+    assert (target == golden["tail255/gt"][0]).all()
+
+
+@check("pipeline")
+def training_draws(golden: Golden, folder: Path) -> None:
+    seeds = [key.partition("seed")[2] for key in golden.keys("photo/seed")]
+    assert seeds
+    image = rgb(golden, "photo/bgr")
+    for seed in seeds:
+        random = np.random.RandomState(int(seed))
+        assert (distort(image, random) == rgb(golden, f"photo/seed{seed}")).all()
+    image, labels = rgb(golden, "crop/bgr"), golden["crop/label"]
+    side = len(golden["crop/seed0/label"])
+    for key in [key for key in golden.keys("crop/seed") if key.endswith("/img")]:
+        seed = key.removeprefix("crop/seed").removesuffix("/img")
+        crop, its_labels = varied_crop(image, labels, side, np.random.RandomState(int(seed)))
+        assert (crop == rgb(golden, key)).all()
+        assert (its_labels == golden[f"crop/seed{seed}/label"]).all()
 
 
 @check("tokenizer")
