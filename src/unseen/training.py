@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from unseen.catalogue import open_dataset
 from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained, shipped_clip
-from unseen.clip import TextEncoder, load_clip
+from unseen.clip import ImageEncoder, TextEncoder, load_clip
 from unseen.data.datasets import Dataset, Sample
 from unseen.data.transforms import photographic, random_crop
 from unseen.errors import InputError, require
@@ -113,11 +113,22 @@ def build(
                 f"the papers: give --from, such as runs/{example}/halfway"
             )
         clip = load_clip(shipped_clip() if recipe.clip == "miniature" else recipe.clip)
-        return METHODS[recipe.method](clip.image, **recipe.options), clip.text, recipe
+        return _make(recipe, clip.image), clip.text, recipe
     model, text, config = load_pretrained(start)
     if config.method != recipe.method:
         raise InputError(f"{start} is a {config.method}, the recipe trains a {recipe.method}")
     return model, text, replace(recipe, options=config.options, clip=config.clip)
+
+
+def _make(recipe: Recipe, image: ImageEncoder) -> SegmentationModel:
+    try:
+        return METHODS[recipe.method](image, **recipe.options)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{recipe.method} cannot be built on this CLIP with options {recipe.options}: {error}"
+        ) from None
 
 
 def _check_options(recipe: Recipe) -> None:
