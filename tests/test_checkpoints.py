@@ -118,7 +118,7 @@ def test_shipped_models_are_made_by_recipes_and_load():
         _, _, config = load_pretrained(name)
         recipe = RECIPES[name]
         assert (config.method, config.setting) == (recipe.method, recipe.setting)
-        assert config.recipe == json.loads(json.dumps(recipe.__dict__))
+        assert config.recipe == json.loads(json.dumps(recipe.record()))
 
 
 def test_what_cannot_be_written_leaves_nothing_behind(tmp_path):

@@ -22,7 +22,15 @@ from unseen.clip.model import ImageEncoder, VisionConfig, resample_positions
 from unseen.clip.tokenizer import BytePairTokenizer
 from unseen.data.datasets import reduce_zero_label, voc
 from unseen.data.images import read_image
-from unseen.data.transforms import fit_short_side, resize_image
+from unseen.data.transforms import (
+    distort,
+    fit_short_side,
+    fit_within,
+    pad,
+    resize_image,
+    resize_labels,
+    varied_crop,
+)
 from unseen.embeddings import TextEmbeddings
 from unseen.evaluation import evaluate
 from unseen.losses import criterion
@@ -30,10 +38,17 @@ from unseen.methods.encoder import PromptedEncoder, Stages, region_mask
 from unseen.metrics import Scores, confusion, harmonic_mean
 from unseen.model import IMAGENET_MEAN, IMAGENET_STD
 from unseen.published import cascade_keys, cliprc_keys, convert, translate, zegclip_keys
-from unseen.segmenter import Segmenter, label, read_out, slide
+from unseen.recipes import EVALUATIONS, RECIPES, VOCABULARY_OF
+from unseen.segmenter import Segmenter, average_views, label, read_out, slide
 from unseen.settings import INDUCTIVE, SUPERVISED, TRANSDUCTIVE, Setting
 from unseen.training import compute_loss, learning_rate, make_optimizer
-from unseen.vocabulary import VOC20, Vocabulary
+from unseen.vocabulary import (
+    MULTI_TEMPLATES,
+    SINGLE_TEMPLATE,
+    VOC20,
+    Vocabulary,
+    find_vocabulary,
+)
 
 FOLDER = Path(os.environ.get("UNSEEN_GOLDENS", Path(__file__).parent / "goldens"))
 KEYS = {"zegclip": zegclip_keys, "cascade": cascade_keys, "cliprc": cliprc_keys}
@@ -108,6 +123,8 @@ class Golden:
             return "tokenizer"
         if "columns" in self.meta and "configs" in self.meta:
             return "schedule"
+        if any(isinstance(value, dict) and "mask_w" in value for value in self.meta.values()):
+            return "configs"
         if "pos_in" in self.arrays:
             return "init"
         if self.path.name.endswith("_mmcv_expected.npz"):
@@ -337,9 +354,8 @@ def _(tiny: Tiny) -> None:
 def _(tiny: Tiny) -> None:
     golden = tiny.golden
     image, size = golden.tensor("in/img_slide"), golden.meta["out/ind/slide_ori"]
-    plain = resized(tiny.slide(image, "ind"), size).softmax(dim=1)
-    mirrored = resized(tiny.slide(image.flip(3), "ind"), size).flip(3).softmax(dim=1)
-    mean = (plain + mirrored)[0] / 2
+    views = ((image, False), (image.flip(3), True))
+    mean = average_views(((tiny.slide(view, "ind")[0], m, 1) for view, m in views), tuple(size))
     # a softmax over C classes is some C times flatter than the scores it is of
     assert_same_labels(mean.argmax(dim=0).numpy(), golden["out/ind/aug/label"], mean * len(mean))
 
@@ -634,9 +650,51 @@ def sizes_at_test(golden: Golden, folder: Path) -> None:
         assert fit_short_side((height, width), 512) == (new_height, new_width)
 
 
+def rgb(golden: Golden, key: str) -> np.ndarray:
+    """Return a picture that the authors' code holds as BGR."""
+    return np.ascontiguousarray(golden[key][..., ::-1])
+
+
+@check("pipeline")
+def sizes_in_training(golden: Golden, folder: Path) -> None:
+    for height, width, ratio, *expected in golden["train_resize"].tolist():
+        scale = int(2048 * ratio), int(512 * ratio)
+        assert (*scale, *fit_within((int(height), int(width)), scale)) == tuple(expected)
+
+
 @check("pipeline")
 def training_pixels(golden: Golden, folder: Path) -> None:
-    pytest.skip("the augmentation of the photographic data sets is not built yet")
+    mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
+    names = [key.removesuffix("/bgr") for key in golden.keys("pix") if key.endswith("/bgr")]
+    assert names
+    for name in names:
+        image, labels = rgb(golden, f"{name}/bgr"), golden[f"{name}/label"]
+        size = fit_within(labels.shape, (150, 75))  # 128 and 64 times one ratio
+        assert (resize_image(image, size) == rgb(golden, f"{name}/train_img")).all()
+        assert (resize_labels(labels, size) == golden[f"{name}/train_label"]).all()
+        shown = resize_image(image, fit_short_side(labels.shape, 64))
+        assert (((shown - mean) / std).transpose(2, 0, 1) == golden[f"{name}/out"]).all()
+    # tail200 is left out: it pads labels with 200, which no configuration does
+    pixels, target = pad(rgb(golden, "tail255/bgr"), golden["tail255/label"], 64, IMAGENET_MEAN)
+    assert (((pixels - mean) / std).transpose(2, 0, 1) == golden["tail255/img"]).all()
+    assert (target == golden["tail255/gt"][0]).all()
+
+
+@check("pipeline")
+def training_draws(golden: Golden, folder: Path) -> None:
+    seeds = [key.partition("seed")[2] for key in golden.keys("photo/seed")]
+    assert seeds
+    image = rgb(golden, "photo/bgr")
+    for seed in seeds:
+        random = np.random.RandomState(int(seed))
+        assert (distort(image, random) == rgb(golden, f"photo/seed{seed}")).all()
+    image, labels = rgb(golden, "crop/bgr"), golden["crop/label"]
+    side = len(golden["crop/seed0/label"])
+    for key in [key for key in golden.keys("crop/seed") if key.endswith("/img")]:
+        seed = key.removeprefix("crop/seed").removesuffix("/img")
+        crop, its_labels = varied_crop(image, labels, side, np.random.RandomState(int(seed)))
+        assert (crop == rgb(golden, key)).all()
+        assert (its_labels == golden[f"crop/seed{seed}/label"]).all()
 
 
 @check("tokenizer")
@@ -658,6 +716,87 @@ def learning_rates(golden: Golden, folder: Path) -> None:
             for base, expected in ((10 * plan["base_lr"], fast), (plan["base_lr"], slow)):
                 rate = learning_rate(step, total=plan["max_iters"], base=base, warmup=warmup)
                 assert rate == pytest.approx(expected, abs=1e-9)
+
+
+METHOD_OF = {"zegclip": "zegclip", "cascade": "cascade", "clip_rc": "cliprc"}
+DATA_OF = {"voc12": "voc", "voc_20": "voc", "coco": "coco", "coco_171": "coco"}
+DATA_OF |= {"context_59": "context"}
+GPUS = {"zegclip": 4, "cascade": 4, "clip_rc": 2}
+
+
+def _trainings(golden: Golden) -> Iterator[tuple[str, dict]]:
+    """Yield each published training and the name of its recipe."""
+    for config in golden.meta.values():
+        _, folder, file = config["config"].split("/")
+        if folder == "cross_dataset":
+            continue
+        setting = "supervised" if "fully" in file else "inductive"
+        setting = "transductive" if config["self_training"] else setting
+        yield f"{METHOD_OF[config['method']]}-{DATA_OF[folder]}-{setting}", config
+
+
+@check("configs")
+def every_training_is_a_recipe(golden: Golden, folder: Path) -> None:
+    published = [name for name, recipe in RECIPES.items() if recipe.clip != "miniature"]
+    assert sorted(name for name, _ in _trainings(golden)) == sorted(published)
+    assert len(published) == 18
+
+
+@check("configs")
+def recipes_say_what_the_configurations_say(golden: Golden, folder: Path) -> None:
+    for name, config in _trainings(golden):
+        recipe, test = RECIPES[name], config["test"]
+        gpus = 8 if name.startswith("cliprc-coco") else GPUS[config["method"]]
+        assert config["loss_w"] == 1 and config["optimizer_config"] == {} and config["depth"] == 11
+        assert (config["dec_layers"], config["heads"]) == (3, 8)  # what builders take by default
+        assert recipe.options["prompts"] == config["tokens"]
+        assert recipe.options.get("regions") == config["rlb"]
+        if groups := recipe.options.get("groups"):
+            assert [block - 1 for group in groups[:-1] for block in group] == config["out_indices"]
+            assert groups[-1] == [12]
+        assert (recipe.steps, recipe.batch_size) == (config["iters"], gpus * config["spg"])
+        assert recipe.focal_weight == config["mask_w"]
+        assert recipe.dice_weight == config["dice_w"]
+        assert recipe.auxiliary_weight == (1 if config["rec_w"] is None else config["rec_w"])
+        # every trained parameter gets ten times the base rate
+        assert recipe.learning_rate == pytest.approx(10 * config["lr"])
+        assert (recipe.weight_decay, recipe.warmup) == (
+            config["wd"],
+            config["lr_config"]["warmup_iters"],
+        )
+        assert (test["mode"], test["crop_size"]) == ("slide", [recipe.window] * 2)
+        assert test["stride"] == [recipe.stride] * 2
+        assert recipe.augmentation == "photographic"
+
+
+@check("configs")
+def recipes_hold_out_the_names_the_configurations_hold_out(golden: Golden, folder: Path) -> None:
+    for name, config in _trainings(golden):
+        vocabulary = find_vocabulary(VOCABULARY_OF[RECIPES[name].data.name])
+        assert len(vocabulary) == config["n_all"]
+        if config["n_unseen"]:
+            assert sorted(vocabulary.positions(vocabulary.unseen)) == config["novel_class"]
+            assert list(vocabulary.positions(vocabulary.seen)) == config["base_class"]
+        single = "_single" in config["text"]
+        assert vocabulary.templates == (SINGLE_TEMPLATE if single else MULTI_TEMPLATES)
+
+
+@check("configs")
+def evaluations_on_other_data(golden: Golden, folder: Path) -> None:
+    crossing = [c for c in golden.meta.values() if "cross_dataset" in c["config"]]
+    names = set()
+    for config in crossing:
+        name = f"{METHOD_OF[config['method']]}-{Path(config['config']).stem}"
+        names.add(name)
+        row = EVALUATIONS[name]
+        vocabulary = find_vocabulary(VOCABULARY_OF[row.data.name])
+        # ZegCLIP's file for Context wants 60 classes and cannot run
+        assert len(vocabulary) == config["n_all"] or config["note"].startswith("BROKEN")
+        assert config["n_unseen"] == 0 and row.calibration == 0
+        assert RECIPES[row.model].options["prompts"] == config["tokens"]
+        single = "_single" in config["text"]
+        assert vocabulary.templates == (SINGLE_TEMPLATE if single else MULTI_TEMPLATES)
+    assert names == set(EVALUATIONS)
 
 
 @check("checkpoint")

@@ -7,12 +7,20 @@ from PIL import Image
 
 from unseen.data.datasets import MaskFolder, Subset, reduce_zero_label, voc
 from unseen.data.images import read_image, read_labels
-from unseen.data.transforms import fit_short_side, random_crop, resize_image
+from unseen.data.transforms import (
+    MEAN_COLOUR,
+    fit_short_side,
+    photographic,
+    random_crop,
+    resize_image,
+    varied_crop,
+)
 from unseen.drawing import mask_image, overlay, palette
 from unseen.errors import InputError
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
-from unseen.vocabulary import VOC20
+from unseen.model import IMAGENET_MEAN
+from unseen.vocabulary import IGNORE, VOC20
 
 
 @pytest.fixture
@@ -167,6 +175,45 @@ def test_crops_lie_everywhere_and_labels_go_with_their_pixels():
     assert corners == {8 * y + x for y in range(3) for x in range(5)}
     part, its_labels = random_crop(image, labels, 7, random)
     assert part.shape == (6, 7, 3) and its_labels.shape == (6, 7)
+
+
+def test_photographic_crops_are_padded_squares_that_a_seed_decides(pixels):
+    labels = np.repeat(np.arange(20, dtype=np.uint8)[:, None], 30, axis=1)
+    padded = 0
+    for seed in range(20):
+        crop, its_labels = photographic(pixels, labels, 16, np.random.RandomState(seed))
+        again, _ = photographic(pixels, labels, 16, np.random.RandomState(seed))
+        assert (crop == again).all()
+        assert crop.shape == (16, 16, 3) and crop.dtype == np.float32
+        assert its_labels.shape == (16, 16) and its_labels.dtype == np.uint8
+        outside = its_labels == IGNORE
+        assert (crop[outside] == np.array(IMAGENET_MEAN, np.float32)).all()
+        assert (crop[~outside] == crop[~outside].round()).all()
+        assert not outside[0, 0] and (outside[-1, -1] or not outside.any())
+        padded += outside.any()
+    assert 0 < padded < 20
+    assert MEAN_COLOUR == IMAGENET_MEAN
+
+
+def test_photographic_crops_are_turned_over_half_of_the_time(pixels):
+    labels = np.tile(np.arange(30, dtype=np.uint8), (20, 1))  # rising to the right
+    flipped = 0
+    for seed in range(200):
+        _, its_labels = photographic(pixels, labels, 16, np.random.RandomState(seed))
+        row = its_labels[0][its_labels[0] != IGNORE].astype(int)
+        assert (np.diff(row) >= 0).all() or (np.diff(row) <= 0).all()
+        flipped += row[0] > row[-1]
+    assert 70 < flipped < 130
+
+
+def test_crops_avoid_places_that_one_class_fills():
+    labels = np.zeros((40, 40), np.uint8)
+    labels[20:] = 1
+    labels[:, 30:] = IGNORE
+    image = np.zeros((40, 40, 3), np.uint8)
+    crops = [varied_crop(image, labels, 16, np.random.RandomState(s))[1] for s in range(50)]
+    shares = [np.mean(crop[crop != IGNORE]) for crop in crops]
+    assert sum(0.25 < share < 0.75 for share in shares) > 45
 
 
 def test_a_picture_of_the_right_size_is_not_touched(pixels):

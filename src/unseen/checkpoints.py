@@ -40,7 +40,7 @@ class ModelConfig:
         method: a key of ``METHODS``.
         options: keyword arguments of the method's builder.
         vocabulary: the names it was trained with, seen and unseen.
-        setting: ``inductive``, ``transductive`` or ``supervised``; empty for training-free methods.
+        setting: a key of ``SETTINGS``; empty for training-free methods.
         calibration: γ, what is subtracted from the scores of seen classes.
         short_side: pixels of a picture's short side when it is shown to the model.
         window: side of the square windows a picture is cut into.

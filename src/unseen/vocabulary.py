@@ -153,6 +153,51 @@ COCO171 = Vocabulary(
 )
 """COCO-Stuff 164k, in the order of its ``labelTrainIds``."""
 
+_CONTEXT = _split(
+    "aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle, building, bus, "
+    "cabinet, car, cat, ceiling, chair, cloth, computer, cow, cup, curtain, dog, door, fence, "
+    "floor, flower, food, grass, ground, horse, keyboard, light, motorbike, mountain, mouse, "
+    "person, plate, platform, pottedplant, road, rock, sheep, shelves, sidewalk, sign, sky, snow, "
+    "sofa, table, track, train, tree, truck, tvmonitor, wall, water, window, wood"
+)
+CONTEXT59 = Vocabulary(
+    name="context59",
+    names=_CONTEXT,
+    unseen=_split("cow, motorbike, sofa, cat, boat, fence, bird, tvmonitor, keyboard, aeroplane"),
+    templates=MULTI_TEMPLATES,
+)
+"""PASCAL Context in its label order minus one, with the unseen classes that Cascade-CLIP's paper
+lists (Table 11). Which of the classes are stuff nobody has agreed on: all count as things."""
+
+CONTEXT59_RELEASED = Vocabulary(
+    name="context59-released",
+    names=_CONTEXT,
+    unseen=_split("aeroplane, bed, bedclothes, boat, bottle, car, cloth, cow, keyboard, plate"),
+    templates=MULTI_TEMPLATES,
+)
+"""PASCAL Context with the unseen classes that Cascade-CLIP's released configuration really holds
+out: its indices are those of Table 11 in another order of the names."""
+
+CAMVID = Vocabulary(
+    name="camvid",
+    names=_split(
+        "Sky, Building, Pole, Road, Sidewalk, Tree, SignSymbol, Fence, Car, Pedestrian, Bicyclist"
+    ),
+)
+"""CamVid's 11 classes; void is no class."""
+
+UAVID = Vocabulary(
+    name="uavid",
+    names=_split("Background, Building, Tree, Moving Car, Road, Low Vegetation, Static Car, Human"),
+)
+"""UAVid, its background clutter a class like the others; ``uavid-foreground`` ignores it."""
+
+UDD6 = Vocabulary(name="udd6", names=_split("Other, Facade, Road, Vegetation, Vehicle, Roof"))
+"""UDD6 in label order, its "Other" a class like the rest; ``udd6-foreground`` ignores it."""
+
+UAVID_FOREGROUND = Vocabulary(name="uavid-foreground", names=UAVID.names[1:])
+UDD6_FOREGROUND = Vocabulary(name="udd6-foreground", names=UDD6.names[1:])
+
 MINIATURE = Vocabulary(
     name="miniature",
     names=_split(
@@ -168,7 +213,21 @@ MINIATURE = Vocabulary(
 """The embedded world of drawings: 24 things and 10 stuffs; unseen are names that PASCAL VOC or
 COCO-Stuff holds out too."""
 
-VOCABULARIES = {vocabulary.name: vocabulary for vocabulary in (VOC20, COCO171, MINIATURE)}
+VOCABULARIES = {
+    vocabulary.name: vocabulary
+    for vocabulary in (
+        VOC20,
+        COCO171,
+        MINIATURE,
+        CONTEXT59,
+        CONTEXT59_RELEASED,
+        CAMVID,
+        UAVID,
+        UAVID_FOREGROUND,
+        UDD6,
+        UDD6_FOREGROUND,
+    )
+}
 
 
 def read_vocabulary(

@@ -14,6 +14,7 @@ import typer
 from unseen.cli.convert import convert
 from unseen.cli.evaluate import evaluate
 from unseen.cli.options import say
+from unseen.cli.recipes import recipes
 from unseen.cli.segment import segment
 from unseen.cli.train import train
 from unseen.errors import InputError, MissingExtra
@@ -23,6 +24,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "train": train,
     "convert": convert,
+    "recipes": recipes,
 }
 
 app = typer.Typer(
