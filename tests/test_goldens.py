@@ -19,8 +19,9 @@ from torch import Tensor
 from unseen.checkpoints import ModelConfig, convert, translate, zegclip_keys
 from unseen.clip.model import resample_positions
 from unseen.clip.tokenizer import BytePairTokenizer
-from unseen.data.datasets import reduce_zero_label, voc
+from unseen.data.datasets import reduce_zero_label
 from unseen.data.images import read_image
+from unseen.data.published import voc
 from unseen.data.transforms import (
     distort,
     fit_short_side,

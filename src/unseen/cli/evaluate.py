@@ -2,7 +2,7 @@
 
 import json as json_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,13 +36,15 @@ def evaluate(
     model: Model = None,
     clip: Clip = None,
     data: Annotated[
-        Literal["miniature", "voc"], typer.Option("--data", help="Which data set.")
+        str,
+        typer.Option("--data", help="Data set: miniature, voc, context, coco, …, or a YAML file."),
     ] = "miniature",
     root: Annotated[
         Path | None, typer.Option("--root", help="Folder of a data set that is on disk.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="Part of it. [default: test, or voc's val]")
+        str | None,
+        typer.Option("--split", help="Part of it. [default: what scores are reported on]"),
     ] = None,
     count: Annotated[
         int | None, typer.Option("--count", min=1, help="Only this many pictures.")
