@@ -20,8 +20,9 @@ from unseen.checkpoints import ModelConfig
 from unseen.clip.archives import read_state
 from unseen.clip.model import ImageEncoder, VisionConfig, resample_positions
 from unseen.clip.tokenizer import BytePairTokenizer
-from unseen.data.datasets import reduce_zero_label, voc
+from unseen.data.datasets import reduce_zero_label
 from unseen.data.images import read_image
+from unseen.data.published import voc
 from unseen.data.transforms import (
     distort,
     fit_short_side,

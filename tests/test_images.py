@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unseen.data.datasets import MaskFolder, Subset, reduce_zero_label, voc
+from unseen.data.datasets import MaskFolder, Subset, reduce_zero_label
 from unseen.data.images import read_image, read_labels
+from unseen.data.published import voc
 from unseen.data.transforms import (
     MEAN_COLOUR,
     fit_short_side,

@@ -1,32 +1,101 @@
 """Data sets by the name that recipes and commands call them."""
 
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from unseen.data.datasets import Dataset, voc
+from unseen.data.datasets import Dataset
+from unseen.data.own import own
+from unseen.data.published import camvid, coco, context, uavid, udd6, voc
 from unseen.errors import InputError
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
+from unseen.vocabulary import CONTEXT59_RELEASED
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A data set that has a name.
+
+    Args:
+        about: what it is, in a few words.
+        splits: its parts; ``train`` is what the papers train on.
+        scored: the split that scores are reported on.
+        read: opens a split of what lies in a folder.
+        draw: opens a split of what is drawn; either this or ``read``.
+    """
+
+    about: str
+    splits: tuple[str, ...]
+    scored: str
+    read: Callable[[str | Path, str], Dataset] | None = None
+    draw: Callable[[str], Dataset] | None = None
+
+
+_DRAWN = ("train", "val", "test")
+_BOTH = ("train", "val")
+DATASETS = {
+    "miniature": Entry("drawn scenes, in the package", _DRAWN, "test", draw=Scenes),
+    "micro": Entry(
+        "tiny drawn scenes, for tests",
+        _DRAWN,
+        "test",
+        draw=partial(Scenes, vocabulary=MICRO, size=48),
+    ),
+    "voc": Entry(
+        "PASCAL VOC 2012 with SBD, 20 classes",
+        ("train", "train-only", "aug", "val"),
+        "val",
+        voc,
+    ),
+    "context": Entry("PASCAL Context, 59 classes, unseen as in the paper", _BOTH, "val", context),
+    "context-released": Entry(
+        "PASCAL Context, unseen as in Cascade-CLIP's released configuration",
+        _BOTH,
+        "val",
+        partial(context, vocabulary=CONTEXT59_RELEASED),
+    ),
+    "coco": Entry("COCO-Stuff 164k, 171 classes", _BOTH, "val", coco),
+    "camvid": Entry("CamVid, 11 classes of a street", ("train", "val", "test"), "test", camvid),
+    "uavid": Entry("UAVid, 8 classes from the air", _BOTH, "val", uavid),
+    "uavid-foreground": Entry(
+        "UAVid, its background ignored", _BOTH, "val", partial(uavid, background=False)
+    ),
+    "udd6": Entry("UDD6, 6 classes from the air", _BOTH, "val", udd6),
+    "udd6-foreground": Entry(
+        "UDD6, its Other ignored", _BOTH, "val", partial(udd6, background=False)
+    ),
+}
 
 
 def open_dataset(name: str, split: str | None = None, *, root: str | Path | None = None) -> Dataset:
     """Open a data set.
 
     Args:
-        name: ``miniature`` or ``micro``, which are drawn, or ``voc``, which lies in ``root``.
-        split: part of it; by default the one that scores are reported on.
-        root: folder of a data set that is on disk.
+        name: one of ``DATASETS``, or a YAML file that describes one (docs/data.md).
+        split: part of it; by default the one that scores are reported on. ``train`` is always what
+            the papers train on.
+        root: folder of a data set that is on disk; instead of what a YAML file says.
 
     Raises:
-        InputError: no such data set, split or folder.
+        InputError: no such data set, split or folder, or one that is laid out otherwise.
     """
-    if root is not None and name != "voc":
-        raise InputError(f"the data set {name} is drawn and has no folder: leave --root out")
-    if name == "miniature":
-        return Scenes(split or "test")
-    if name == "micro":
-        return Scenes(split or "test", vocabulary=MICRO, size=48)
-    if name == "voc":
-        if root is None:
-            raise InputError("the data set voc lies on disk: give the VOC2012 folder with --root")
-        return voc(root, split or "val")
-    raise InputError(f"no data set is called {name!r}; known: miniature, micro, voc")
+    if name.lower().endswith((".yaml", ".yml")):
+        return own(name, split, root=root)
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"no data set is called {name!r}{hint} (known: {', '.join(DATASETS)}, or a YAML file)"
+        )
+    entry = DATASETS[name]
+    if entry.draw is not None:
+        if root is not None:
+            raise InputError(f"the data set {name} is drawn and has no folder: leave --root out")
+        return entry.draw(split or entry.scored)
+    assert entry.read is not None
+    if root is None:
+        raise InputError(f"the data set {name} lies on disk: give its folder with --root")
+    return entry.read(root, split or entry.scored)

@@ -1,15 +1,21 @@
 """Data sets: numbered pictures with label maps."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int16, UInt8
 
+from unseen.data.colours import ColourTable, read_colours
 from unseen.data.images import read_image, read_labels
 from unseen.errors import InputError
-from unseen.vocabulary import IGNORE, VOC20, Vocabulary
+from unseen.vocabulary import IGNORE, Vocabulary
+
+NAMELESS = -1
+"""Stands in ``MaskFolder.meaning`` for ids that mean nothing."""
 
 
 class Sample(NamedTuple):
@@ -34,10 +40,16 @@ class Dataset(Protocol):
 class MaskFolder:
     """Pictures and label maps in files.
 
+    A label map holds ids; id i means the vocabulary's name i, and 255 ``IGNORE``, where nothing
+    else is said.
+
     Args:
         pairs: (picture, label map) paths.
         vocabulary: what the labels mean.
-        reduce_zero: label 0 is background and becomes ``IGNORE``; all others move down by one.
+        reduce_zero: id 0 is background and becomes ``IGNORE``; all others move down by one.
+        label_map: the label that each id means, a position or ``IGNORE``; instead of the rule.
+        ignore: more ids that become ``IGNORE``.
+        colours: for label maps painted in colours: the id of each.
     """
 
     def __init__(
@@ -46,25 +58,114 @@ class MaskFolder:
         vocabulary: Vocabulary,
         *,
         reduce_zero: bool = False,
+        label_map: Mapping[int, int] | None = None,
+        ignore: Collection[int] = (),
+        colours: ColourTable | None = None,
     ) -> None:
         self.pairs = pairs
         self.vocabulary = vocabulary
         self.reduce_zero = reduce_zero
+        self.meaning = _meaning(len(vocabulary), reduce_zero, label_map, ignore)
+        self._colours = colours
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
+        """Read a picture and its labels.
+
+        Raises:
+            InputError: a broken or missing file, two sizes, or an id that means nothing.
+        """
         picture, label_map = self.pairs[index]
-        image, labels = read_image(picture), read_labels(label_map)
-        if image.shape[:2] != labels.shape:
+        image, ids = read_image(picture), self.read_ids(index)
+        if image.shape[:2] != ids.shape:
             raise InputError(
-                f"{picture} is {image.shape[:2]} and its labels {label_map} are {labels.shape} "
+                f"{picture} is {image.shape[:2]} and its labels {label_map} are {ids.shape} "
                 "(height, width): they must be of one size"
             )
-        return Sample(
-            image, reduce_zero_label(labels) if self.reduce_zero else labels, picture.stem
-        )
+        labels = self.meaning[ids]
+        if labels.min() == NAMELESS:
+            strange = int(ids[labels == NAMELESS].min())
+            raise InputError(
+                f"{label_map} holds the id {strange}, which none of the {len(self.vocabulary)} "
+                f"names of {self.vocabulary.name} has: say what it means (label_map, reduce_zero "
+                "or ignore, see docs/data.md) and look at all ids with: unseen doctor data"
+            )
+        return Sample(image, labels.astype(np.uint8), self.names[index])
+
+    def read_ids(self, index: int) -> UInt8[np.ndarray, "H W"]:
+        """Read a label map as it is stored; of one in colours, the ids of its table."""
+        picture, label_map = self.pairs[index]
+        if not label_map.is_file():
+            raise InputError(
+                f"{picture} has no label map, expected {label_map}: add it, or leave the picture "
+                "out of the split"
+            )
+        if self._colours is None:
+            return read_labels(label_map)
+        return read_colours(label_map, self._colours)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What the samples are called: pictures' stems, with their folders where they repeat."""
+        pictures = [picture for picture, _ in self.pairs]
+        stems = [picture.stem for picture in pictures]
+        if len(set(stems)) == len(stems):
+            return stems
+        above = os.path.commonpath([picture.parent for picture in pictures])
+        return ["-".join(p.relative_to(above).with_suffix("").parts) for p in pictures]
+
+
+def _meaning(
+    num_classes: int,
+    reduce_zero: bool,
+    label_map: Mapping[int, int] | None,
+    ignore: Collection[int],
+) -> Int16[np.ndarray, " 256"]:
+    """Return the label of every id."""
+    if num_classes > IGNORE:
+        raise InputError(f"label maps of 8 bits hold {IGNORE} classes at most, got {num_classes}")
+    meaning = np.full(256, NAMELESS, np.int16)
+    meaning[IGNORE] = IGNORE
+    if label_map is None:
+        first = int(reduce_zero)
+        meaning[0] = IGNORE
+        meaning[first : first + num_classes] = np.arange(num_classes)
+    else:
+        for stored, label in label_map.items():
+            meaning[stored] = label
+    meaning[list(ignore)] = IGNORE
+    return meaning
+
+
+def pair_up(
+    pictures: Mapping[str, Path], label_maps: Mapping[str, Path], where: str
+) -> list[tuple[Path, Path]]:
+    """Return (picture, label map) by key, in the keys' order.
+
+    Args:
+        pictures: the pictures by key.
+        label_maps: the label maps by key.
+        where: what they are the files of.
+
+    Raises:
+        InputError: there are none, or one lacks its other half.
+    """
+    if not pictures and not label_maps:
+        raise InputError(f"there are no pictures in {where}: check the folder")
+    for ones, others, lacks in (
+        (pictures, label_maps, "label map"),
+        (label_maps, pictures, "picture"),
+    ):
+        lonely = sorted(ones.keys() - others.keys())
+        if lonely:
+            more = f", nor have {len(lonely) - 1} others" if len(lonely) > 1 else ""
+            raise InputError(
+                f"{ones[lonely[0]]} has no {lacks}{more}: every picture of {where} needs its label "
+                "map, and every label map its picture"
+            )
+    return [(pictures[key], label_maps[key]) for key in sorted(pictures)]
 
 
 class Subset:
@@ -94,30 +195,3 @@ def reduce_zero_label(labels: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H 
     reduced = labels - np.uint8(1)  # 0 wraps around to 255
     reduced[labels == IGNORE] = IGNORE
     return reduced
-
-
-def voc(root: str | Path, split: str = "val") -> MaskFolder:
-    """Read PASCAL VOC 2012 in its official layout, background ignored.
-
-    Args:
-        root: the folder that holds ``JPEGImages``, ``SegmentationClass`` and ``ImageSets``.
-        split: the list in ``ImageSets/Segmentation``.
-
-    Raises:
-        InputError: the folder is laid out otherwise, or the list is empty.
-    """
-    root = Path(root)
-    listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    if not listing.is_file():
-        raise InputError(
-            f"there is no {listing}: give the VOC2012 folder that holds JPEGImages, "
-            "SegmentationClass and ImageSets"
-        )
-    names = listing.read_text(encoding="utf-8").split()
-    if not names:
-        raise InputError(f"{listing} names no pictures")
-    pairs = [
-        (root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png")
-        for name in names
-    ]
-    return MaskFolder(pairs, VOC20, reduce_zero=True)

@@ -15,7 +15,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Image.Image]:
+def open_picture(path: Path) -> Iterator[Image.Image]:
     """Open and decode a picture; whatever is wrong with it becomes one sentence."""
     try:
         with warnings.catch_warnings():
@@ -51,7 +51,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
         InputError: there is no whole picture at ``path``.
     """
-    with _open(Path(path)) as image:
+    with open_picture(Path(path)) as image:
         return to_rgb(image)
 
 
@@ -78,7 +78,7 @@ def read_labels(path: str | Path) -> UInt8[np.ndarray, "H W"]:
     Raises:
         InputError: there is no whole picture at ``path``, or it has colour channels.
     """
-    with _open(Path(path)) as image:
+    with open_picture(Path(path)) as image:
         if image.mode not in ("L", "P", "1"):
             raise InputError(
                 f"a label map has one palette or grey channel, this picture has mode {image.mode}"

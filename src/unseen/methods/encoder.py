@@ -187,23 +187,30 @@ class PromptedEncoder(Encoder):
             tokens.append(self.regions.expand(len(image), -1, -1))
         return self.clip.ln_pre(torch.cat(tokens, dim=1)), grid
 
+    def _masks(
+        self, grid: tuple[int, int], device: torch.device
+    ) -> tuple[Float[Tensor, "L L"] | None, Float[Tensor, "L2 L2"] | None]:
+        """Return the masks of blocks without and with prompts, if there are regions."""
+        if self.regions is None:
+            return None, None
+        count = self.prompts.shallow.shape[1]
+        return (
+            region_mask(grid, self.region_side, 1, device),
+            region_mask(grid, self.region_side, 1 + count, device),
+        )
+
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> ImageFeatures:
         """Encode normalised images of any size from one patch up."""
         tokens, grid = self.embed(image)
         cls, rest = tokens[:, :1], tokens[:, 1:]  # rest: patches, then regions
         patches = slice(0, grid[0] * grid[1])
+        masks = self._masks(grid, image.device)
         tapped = {}
         for i, block in enumerate(self.clip.transformer.resblocks):
-            front = [cls]
-            if i <= self.prompts.depth:
-                front.append(self.prompts(i, len(image)))
+            prompted = i <= self.prompts.depth
+            front = [cls, self.prompts(i, len(image))] if prompted else [cls]
             before = sum(part.shape[1] for part in front)
-            mask = (
-                None
-                if self.regions is None
-                else region_mask(grid, self.region_side, before, image.device)
-            )
-            tokens = block(torch.cat([*front, rest], dim=1), mask)
+            tokens = block(torch.cat([*front, rest], dim=1), masks[prompted])
             # what a block makes of its prompts is dropped: the next one gets fresh ones
             cls, rest = tokens[:, :1], tokens[:, before:]
             if self.stages and i + 1 in self.stages.blocks:
