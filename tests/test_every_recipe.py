@@ -1,6 +1,5 @@
 """Every row is run: two steps and one evaluation, everything of the row but its sizes."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,18 +23,6 @@ from unseen.vocabulary import MULTI_TEMPLATES, SINGLE_TEMPLATE, find_vocabulary
 
 WINDOW = 32
 """Side of crops and windows; of patches of 8, so that 4×4 regions have a patch each."""
-
-
-WAITING = {"coco", "context", "context-released"}
-"""Data sets that another branch brings; when it has, their tests pass, which fails: empty this."""
-
-
-def rows(names: Iterable[str], data_of: Callable[[str], set[str]]) -> list[object]:
-    """Return names as parameters, marked where a data set is still to come."""
-    waiting = pytest.mark.xfail(strict=True, raises=InputError, reason="another branch brings it")
-    return [
-        pytest.param(name, marks=[waiting] if data_of(name) & WAITING else []) for name in names
-    ]
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +63,7 @@ def shrink(recipe: Recipe, clips: dict[int, str], roots: dict[str, str]) -> Reci
     )
 
 
-@pytest.mark.parametrize("name", rows(RECIPES, lambda name: {RECIPES[name].data.name}))
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_takes_two_steps_and_is_evaluated(
     name: str, clips: dict[int, str], roots: dict[str, str], tmp_path: Path
 ):
@@ -95,9 +82,7 @@ def test_every_recipe_takes_two_steps_and_is_evaluated(
     assert scores.matrix.sum() > 0 and np.isfinite(scores.pixel_accuracy)
 
 
-@pytest.mark.parametrize(
-    "name", rows(EVALUATIONS, lambda name: {"coco", EVALUATIONS[name].data.name})
-)
+@pytest.mark.parametrize("name", EVALUATIONS)
 def test_every_evaluation_on_other_data_runs(
     name: str, clips: dict[int, str], roots: dict[str, str], tmp_path: Path
 ):

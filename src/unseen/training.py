@@ -15,7 +15,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
-from unseen.catalogue import open_dataset
+from unseen.catalogue import DATASETS, open_dataset
 from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained, shipped_clip
 from unseen.clip import ImageEncoder, TextEncoder, load_clip
 from unseen.data.datasets import Dataset, Sample
@@ -25,7 +25,7 @@ from unseen.losses import criterion
 from unseen.methods import METHODS
 from unseen.model import SegmentationModel
 from unseen.progress import track
-from unseen.recipes import VOCABULARY_OF, Recipe
+from unseen.recipes import Recipe
 from unseen.segmenter import Segmenter, resolve_device
 from unseen.settings import Setting, find_setting
 from unseen.vocabulary import Vocabulary
@@ -175,7 +175,8 @@ def open_source(recipe: Recipe) -> Dataset:
         InputError: as ``open_dataset``, or the recipe does not say where the data set lies.
     """
     source = recipe.data
-    if source.root is None and source.name in set(VOCABULARY_OF) - {"miniature"}:
+    known = DATASETS.get(source.name)
+    if source.root is None and known is not None and known.read is not None:
         raise InputError(
             f"the data set {source.name} lies on disk: say in which folder with data.root=FOLDER"
         )
