@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from unseen.cli.convert import convert
+from unseen.cli.data import data
 from unseen.cli.evaluate import evaluate
 from unseen.cli.options import say
 from unseen.cli.segment import segment
@@ -25,6 +26,9 @@ VERBS: dict[str, Callable[..., None]] = {
     "convert": convert,
 }
 
+FAMILIES: dict[str, typer.Typer] = {"data": data}
+"""Verbs that have verbs of their own."""
+
 app = typer.Typer(
     name="unseen",
     help="Name every pixel of a picture, also with classes nobody ever labelled.",
@@ -34,6 +38,8 @@ app = typer.Typer(
 )
 for name, verb in VERBS.items():
     app.command(name)(verb)
+for name, family in FAMILIES.items():
+    app.add_typer(family, name=name)
 
 
 def main() -> None:
