@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_cli import Run, assert_one_sentence
 from test_data import write, write_lines, write_picture
 
 from unseen.catalogue import open_dataset
@@ -234,3 +235,18 @@ def test_numbers_of_the_makers_stand_for_their_names():
     for number, name in {2: "aeroplane", 98: "cow", 308: "pottedplant", 458: "wood"}.items():
         assert CONTEXT_IDS[number] == name
     assert sum(OFFICIAL["voc"].values()) - OFFICIAL["voc"]["val"] == 10582
+
+
+def test_data_is_prepared_and_examined(capsys, monkeypatch, tmp_path):
+    def unseen(*arguments: str) -> Run:
+        return Run(capsys, monkeypatch, *arguments)
+
+    monkeypatch.chdir(tmp_path)
+    download_coco(tmp_path / "downloads")
+    run = unseen("data", "prepare", "coco-stuff", "downloads", "data")
+    assert run.code == 0 and "train 2, val 1 pictures; 3 label maps made" in run.out
+    assert "not comparable with published ones" in run.err
+    command = run.out.splitlines()[-1].partition("unseen ")[2]
+    assert unseen(*command.split(), "--split", "train").code == 0
+    assert_one_sentence(unseen("data", "prepare", "voc", "downloads", "data"), "does not hold VOC")
+    assert "prepare" in unseen("data", "--help").out

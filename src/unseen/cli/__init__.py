@@ -13,6 +13,8 @@ import typer
 
 from unseen.cli.convert import convert
 from unseen.cli.data import data
+from unseen.cli.doctor import doctor
+from unseen.cli.embed import embed
 from unseen.cli.evaluate import evaluate
 from unseen.cli.options import say
 from unseen.cli.segment import segment
@@ -24,9 +26,10 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "train": train,
     "convert": convert,
+    "embed": embed,
 }
 
-FAMILIES: dict[str, typer.Typer] = {"data": data}
+FAMILIES: dict[str, typer.Typer] = {"data": data, "doctor": doctor}
 """Verbs that have verbs of their own."""
 
 app = typer.Typer(
