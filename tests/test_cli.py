@@ -11,9 +11,11 @@ import torch
 from conftest import MICRO_PRETRAINING
 from layouts import write_voc
 from PIL import Image
+from safetensors.torch import load_file
 from test_images import write as write_broken
 from test_published import authors_state
 
+from unseen.checkpoints import load_pretrained
 from unseen.cli import FAMILIES, VERBS, main
 from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
@@ -21,6 +23,7 @@ from unseen.embeddings import TextEmbeddings
 from unseen.miniature.pretrain import tiny_clip
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
+from unseen.published import convert
 from unseen.vocabulary import MINIATURE, MULTI_TEMPLATES, SINGLE_TEMPLATE, VOC20
 
 pytestmark = pytest.mark.filterwarnings("default")  # the command line shows warnings, not errors
@@ -396,6 +399,45 @@ def test_convert_makes_a_model_of_an_authors_file(unseen, micro_clip: CLIP, tmp_
     assert unseen(*again, "--overwrite").code == 0
     elsewhere = [*again[:3], "authors.pth/out", *again[4:]]
     assert_one_sentence(unseen(*elsewhere), "cannot be written")
+
+
+@pytest.mark.parametrize("method", ["cascade", "cliprc"])
+def test_convert_recognises_what_the_file_says(unseen, micro_clip: CLIP, tmp_path, method):
+    meta = {"CLASSES": VOC20.names, "config": "model = dict(self_training=True)"}
+    content = {"meta": meta, "state_dict": authors_state(micro_clip, method)}
+    torch.save(content, tmp_path / "authors.pth")
+    run = unseen("convert", "authors.pth", "-o", "mine")
+    assert run.code == 0 and "unseen: pottedplant" in run.err, run.err
+    config = json.loads((tmp_path / "mine" / "config.json").read_text())
+    assert (config["method"], config["setting"]) == (method, "transductive")
+    refused = "convert authors.pth -o other".split()
+    assert_one_sentence(unseen(*refused, "--setting", "inductive"), "says it was trained trans")
+    assert_one_sentence(unseen(*refused, "--vocabulary", "coco171"), "on voc20, not on coco171")
+    assert not (tmp_path / "other").exists()
+
+
+def test_convert_asks_for_what_the_file_does_not_say(unseen, micro_clip: CLIP, tmp_path):
+    torch.save({"state_dict": authors_state(micro_clip)}, tmp_path / "a.pth")
+    assert_one_sentence(unseen("convert", "a.pth", "-o", "m"), "give --vocabulary")
+    voc = "convert a.pth -o m --vocabulary voc20".split()
+    assert_one_sentence(unseen(*voc), "give --setting inductive or transductive")
+
+
+def test_an_adapter_of_cascade_clip_keeps_its_frozen_projections(
+    unseen, micro_clip: CLIP, tmp_path
+):
+    state = authors_state(micro_clip, "cascade")
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    options = "--vocabulary voc20 --setting inductive --adapter-only".split()
+    assert unseen("convert", "a.pth", "-o", "m", *options).code == 0
+    kept = load_file(tmp_path / "m" / "model.safetensors")
+    assert not any(key.startswith(("encoder.clip.", "text.")) for key in kept)
+    assert torch.equal(kept["encoder.stages.proj"], state["backbone.proj_layers"])
+    save_clip(micro_clip, tmp_path / "clip")
+    model, _, _ = load_pretrained(tmp_path / "m", clip=tmp_path / "clip")
+    whole = convert(state, heads=micro_clip.image.config.heads).model
+    image, text = torch.rand(1, 3, 48, 48), torch.randn(3, 32)
+    assert torch.equal(model(image, text).logits, whole(image, text).logits)
 
 
 def test_embed_writes_a_file_that_says_what_it_is_of(unseen, scene, segmenter):
