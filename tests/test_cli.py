@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import MICRO_PRETRAINING
 from layouts import write_voc
 from PIL import Image
 from test_images import write as write_broken
 from test_published import authors_state
 
-from unseen.cli import main
+from unseen.cli import FAMILIES, VERBS, main
 from unseen.clip import CLIP
+from unseen.clip.weights import save_clip
 from unseen.embeddings import TextEmbeddings
+from unseen.miniature.pretrain import tiny_clip
 from unseen.miniature.scenes import Scenes
-from unseen.vocabulary import VOC20
+from unseen.miniature.world import MICRO
+from unseen.vocabulary import MINIATURE, MULTI_TEMPLATES, SINGLE_TEMPLATE, VOC20
 
 pytestmark = pytest.mark.filterwarnings("default")  # the command line shows warnings, not errors
 
@@ -235,6 +239,12 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["evaluate", "--clip", "miniature", "--baselines"], "a baseline itself"),
         (["evaluate", "--root", "."], "leave --root out"),
         (["evaluate", "zegclip-coco-inductive"], "download the authors' file"),
+        (["evaluate", "--data", "vco"], "did you mean 'voc'"),
+        (["evaluate", "--data", "no.yaml"], "no data set file at no.yaml"),
+        (["doctor", "data", "voc"], "--root"),
+        (["data", "prepare", "voc", "nowhere", "data"], "there is no folder nowhere"),
+        (["embed", "cow", "-o", "text.npy"], "must end in .safetensors"),
+        (["embed", "voc21", "-o", "text.safetensors"], "did you mean 'voc20'"),
         (["evaluate", "--data", "voc"], "--root"),
         (["evaluate", "--data", "voc", "--root", "."], "JPEGImages"),
         (["evaluate", "--split", "tset"], "train, val, test"),
@@ -394,6 +404,35 @@ def test_convert_makes_a_model_of_an_authors_file(unseen, micro_clip: CLIP, tmp_
     assert_one_sentence(unseen(*elsewhere), "cannot be written")
 
 
+def test_embed_writes_a_file_that_says_what_it_is_of(unseen, scene, segmenter):
+    run = unseen("embed", "miniature", "-o", "text.safetensors")
+    assert run.code == 0 and "34 text embeddings from CLIP" in run.out, run.err
+    stored = TextEmbeddings.load("text.safetensors")
+    assert stored.vocabulary == MINIATURE and stored.clip == segmenter.fingerprint
+    assert (stored.values == segmenter.embed(MINIATURE).values).all()
+    run = unseen("segment", scene, "--text", "text.safetensors", "--json")
+    assert len(json.loads(run.out)[0]["labels"]) == 34
+    assert_one_sentence(unseen("embed", "cow", "-o", "text.safetensors"), "there already")
+    assert unseen("embed", "cow, sky", "-o", "text.safetensors", "--overwrite").code == 0
+    assert TextEmbeddings.load("text.safetensors").vocabulary.templates == MULTI_TEMPLATES
+    unseen("embed", "miniature", "-o", "one.safetensors", "--templates", "single")
+    assert TextEmbeddings.load("one.safetensors").vocabulary.templates == SINGLE_TEMPLATE
+
+
+def test_embeddings_of_another_clip_are_refused(unseen, scene, tmp_path):
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_clip(tiny_clip(MICRO_PRETRAINING, MICRO), tmp_path / f"clip{seed}")
+    labels = ", ".join(MICRO.names[:2])
+    assert unseen("embed", labels, "-o", "text.safetensors", "--clip", "clip0").code == 0
+    given = "segment", scene, "--text", "text.safetensors", "--out", "out"
+    assert unseen(*given, "--clip", "clip0").code == 0
+    run = unseen(*given, "--clip", "clip1")
+    assert run.code == 2 and "were made by CLIP" in run.err
+    run = unseen(*given)
+    assert run.code == 2 and "they are of another CLIP" in run.err
+
+
 def test_help_imports_nothing_slow():
     code = (
         "import sys; sys.argv = ['unseen', '--help']\n"
@@ -404,7 +443,7 @@ def test_help_imports_nothing_slow():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for verb in ("segment", "evaluate", "train", "convert", "recipes"):
+    for verb in (*VERBS, *FAMILIES):
         assert verb in result.stdout
 
 

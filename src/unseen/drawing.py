@@ -94,3 +94,25 @@ def _with_legend(
         draw.rectangle((x, top, x + swatch, top + swatch), fill=colour)
         draw.text((x + swatch + 6, top - 2), text, fill="black", font=font)
     return canvas
+
+
+def contact_sheet(tiles: Sequence[tuple[str, Image.Image]], columns: int = 3) -> Image.Image:
+    """Put pictures with their titles in rows onto one.
+
+    Args:
+        tiles: (title, picture).
+        columns: how many stand side by side at most.
+    """
+    font = ImageFont.load_default(size=13)
+    pad, head = 12, 22
+    width = max(picture.width for _, picture in tiles) + pad
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    heights = [max(picture.height for _, picture in row) + head + pad for row in rows]
+    sheet = Image.new("RGB", (width * min(columns, len(tiles)) + pad, sum(heights) + pad), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, row in enumerate(rows):
+        top = pad + sum(heights[:i])
+        for j, (title, picture) in enumerate(row):
+            draw.text((pad + j * width, top), title, fill="black", font=font)
+            sheet.paste(picture, (pad + j * width, top + head))
+    return sheet

@@ -12,6 +12,9 @@ from typing import Any
 import typer
 
 from unseen.cli.convert import convert
+from unseen.cli.data import data
+from unseen.cli.doctor import doctor
+from unseen.cli.embed import embed
 from unseen.cli.evaluate import evaluate
 from unseen.cli.options import say
 from unseen.cli.recipes import recipes
@@ -25,7 +28,11 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "convert": convert,
     "recipes": recipes,
+    "embed": embed,
 }
+
+FAMILIES: dict[str, typer.Typer] = {"data": data, "doctor": doctor}
+"""Verbs that have verbs of their own."""
 
 app = typer.Typer(
     name="unseen",
@@ -36,6 +43,8 @@ app = typer.Typer(
 )
 for name, verb in VERBS.items():
     app.command(name)(verb)
+for name, family in FAMILIES.items():
+    app.add_typer(family, name=name)
 
 
 def main() -> None:

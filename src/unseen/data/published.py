@@ -137,8 +137,8 @@ def coco(root: str | Path, split: str = "val") -> MaskFolder:
     root = _inside(root, "coco_stuff164k", "images")
     ending = "_labelTrainIds.png"
     where, labels = root / "images" / f"{split}2017", root / "annotations" / f"{split}2017"
-    pictures, label_maps = _files(where, ".jpg"), _files(labels, ending)
-    if pictures and not label_maps and _files(labels, ".png"):
+    pictures, label_maps = list_files(where, ".jpg"), list_files(labels, ending)
+    if pictures and not label_maps and list_files(labels, ".png"):
         raise InputError(
             f"{labels} holds label maps, but none that ends in {ending}: make them with "
             "unseen data prepare coco"
@@ -159,13 +159,13 @@ def camvid(root: str | Path, split: str = "test") -> MaskFolder:
         InputError: the folder is laid out otherwise, or pictures and label maps are not the same.
     """
     root = Path(root)
-    pictures = _files(root / split, *SUFFIXES)
+    pictures = list_files(root / split, *SUFFIXES)
     if (root / f"{split}annot").is_dir():
-        label_maps = _files(root / f"{split}annot", ".png")
+        label_maps = list_files(root / f"{split}annot", ".png")
         pairs = pair_up(pictures, label_maps, str(root / split))
         return MaskFolder(pairs, CAMVID, label_map=CAMVID_IDS)
     if (root / f"{split}_labels").is_dir():
-        label_maps = _files(root / f"{split}_labels", "_L.png", ".png")
+        label_maps = list_files(root / f"{split}_labels", "_L.png", ".png")
         pairs = pair_up(pictures, label_maps, str(root / split))
     elif (root / f"{split}.txt").is_file():
         raw, labelled = root / "701_StillsRaw_full", root / "LabeledApproved_full"
@@ -219,7 +219,7 @@ def udd6(root: str | Path, split: str = "val", *, background: bool = True) -> Ma
         InputError: the folder is laid out otherwise, or pictures and label maps are not the same.
     """
     folder = Path(root) / split
-    pictures, label_maps = _files(folder / "src", *SUFFIXES), _files(folder / "gt", ".png")
+    pictures, label_maps = list_files(folder / "src", *SUFFIXES), list_files(folder / "gt", ".png")
     if not pictures and not label_maps:
         raise InputError(
             f"UDD6's split {split} is not in {root}: expected {split}/src/*.JPG and "
@@ -295,7 +295,7 @@ def _listed(
     return [(pictures / f"{n}{endings[0]}", label_maps / f"{n}{endings[1]}") for n in names]
 
 
-def _files(folder: Path, *endings: str) -> dict[str, Path]:
+def list_files(folder: Path, *endings: str) -> dict[str, Path]:
     """Return the files of a folder by their names without the first ending that fits."""
     found: dict[str, Path] = {}
     for path in folder.iterdir() if folder.is_dir() else ():

@@ -1,0 +1,99 @@
+"""``unseen doctor``."""
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unseen.cli.options import Json, say
+
+if TYPE_CHECKING:
+    from unseen.data.doctor import Examination
+
+doctor = typer.Typer(
+    help="Look for what goes wrong in silence.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@doctor.callback()
+def _callback() -> None:
+    """Keep ``data`` a command of its own."""
+
+
+@doctor.command()
+def data(
+    name: Annotated[str, typer.Argument(help="Data set, or a YAML file that describes one.")],
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Folder of a data set that is on disk.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="Part of it. [default: what scores are reported on]"),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", min=1, help="Look at this many pictures, spread evenly."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Picture of labels painted over some pictures, to be written."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what the label maps of a data set hold, against its names.
+
+    Exit code 1 tells of files that cannot be used, or of ids that have no name.
+
+    \b
+    unseen doctor data voc --root VOCdevkit --out sheet.png
+    unseen doctor data mine.yaml --split train
+    """
+    from unseen.catalogue import open_dataset
+    from unseen.data.doctor import draw_sheet, examine
+    from unseen.errors import InputError
+    from unseen.segmenter import save_image
+
+    dataset = open_dataset(name, split, root=root)
+    found = examine(dataset, count)
+    if json:
+        print(json_module.dumps(found.to_dict(), indent=1))
+    else:
+        _print(found, name, sheet=out)
+    if out is not None:
+        try:
+            save_image(draw_sheet(dataset), out)
+        except InputError as error:
+            say(f"error: {error}")
+            raise typer.Exit(1) from None
+    if not found.is_healthy:
+        raise typer.Exit(1)
+
+
+def _print(found: "Examination", name: str, *, sheet: Path | None) -> None:
+    from unseen.data.doctor import describe_sizes
+    from unseen.metrics import markdown
+
+    print(
+        f"{name}: {len(found.examined)} of {found.total} pictures, "
+        f"{len(found.vocabulary)} names ({found.vocabulary.name})"
+    )
+    for side, (least, median, most) in describe_sizes(found.sizes).items():
+        print(f"{side}: {least} to {most}, median {median}")
+    print(f"background: {found.background}\n")
+    print(markdown(["id", "means", "pixels", "share", "pictures"], found.rows()))
+    if found.never:
+        print(f"\nnames that no pixel has: {', '.join(found.never)}")
+    if found.nameless:
+        ids = ", ".join(map(str, found.nameless))
+        print(f"\nids without a name: {ids}; say what they mean with label_map, or ignore them")
+    for hint in found.hints:
+        print(f"\nlook: {hint}")
+    if found.problems:
+        print(f"\n{len(found.problems)} files that cannot be used:")
+        for problem in found.problems:
+            print(f"- {problem}")
+    if sheet is not None:
+        print(f"\n{sheet} shows labels over pictures")

@@ -1,0 +1,54 @@
+"""``unseen embed``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unseen.cli.options import Clip, Device, Model, Templates, load_segmenter
+from unseen.errors import InputError
+
+
+def embed(
+    labels: Annotated[
+        str,
+        typer.Argument(
+            metavar="VOCABULARY",
+            help="Name of a vocabulary (voc20, coco171, …), a file with a label a line, or labels: "
+            "'cat, grass'.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write; ends in .safetensors.")
+    ],
+    model: Model = None,
+    clip: Clip = None,
+    templates: Templates = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is there already.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Write the text embeddings of a vocabulary to a file.
+
+    The file says which CLIP and which sentences made it; a model with another CLIP refuses it.
+
+    \b
+    unseen embed coco171 -o coco171.safetensors --clip ViT-B-16.pt
+    unseen segment photo.jpg --clip ViT-B-16.pt --text coco171.safetensors
+    """
+    from dataclasses import replace
+
+    from unseen.vocabulary import TEMPLATES, read_vocabulary
+
+    if output.suffix != ".safetensors":
+        raise InputError(f"{output} must end in .safetensors, which is what is written")
+    if output.exists() and not overwrite:
+        raise InputError(f"{output} is there already: name another file, or --overwrite")
+    segmenter = load_segmenter(model, clip, device)
+    vocabulary = read_vocabulary(labels, templates=segmenter.config.vocabulary.templates)
+    if templates:
+        vocabulary = replace(vocabulary, templates=TEMPLATES[templates])
+    embeddings = segmenter.embed(vocabulary)
+    embeddings.save(output)
+    print(f"{output} holds {embeddings.describe()}")
