@@ -161,7 +161,12 @@ def test_a_converted_model_is_scored_on_the_data_of_its_vocabulary():
     assert default_source(stranger) == Source("miniature")
 
 
-def test_options_that_no_model_can_be_built_with_get_one_sentence(clips: dict[int, str]):
-    recipe = replace(RECIPES["zegclip-voc-inductive"], clip=clips[12], options={"heads": 3})
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    ("options", "says"), [({"heads": 3}, "must divide"), ({"heads": 0}, "from 1, got 0")]
+)
+def test_options_that_fit_no_model_get_one_sentence(
+    options: dict[str, int], says: str, clips: dict[int, str]
+):
+    recipe = replace(RECIPES["zegclip-voc-inductive"], clip=clips[12], options=options)
+    with pytest.raises(InputError, match=says):
         build(recipe, None)
