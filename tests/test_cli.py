@@ -385,6 +385,12 @@ def test_on_another_data_set_every_class_counts_as_seen(unseen, tmp_path):
     assert "tvmonitor (the split of voc20; training was on miniature)" in run.out
 
 
+def test_a_recipe_of_another_model_is_remarked_upon(unseen):
+    run = unseen("evaluate", "--recipe", "zegclip-miniature-supervised", "--count", "1")
+    assert run.code == 0 and "is about a model of zegclip-miniature-supervised" in run.err
+    assert "expected of" not in run.out
+
+
 def test_convert_makes_a_model_of_an_authors_file(unseen, micro_clip: CLIP, tmp_path):
     content = {"meta": {"epoch": 1}, "state_dict": authors_state(micro_clip), "optimizer": {}}
     torch.save(content, tmp_path / "authors.pth")

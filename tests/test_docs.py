@@ -97,7 +97,8 @@ def test_the_results_are_what_evaluate_printed():
 
 def test_the_tables_of_recipes_are_what_the_command_prints():
     printed = table()
-    assert printed in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    document = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert printed in document, "put what 'unseen recipes' prints into docs/recipes.md"
 
 
 def test_the_shipped_model_beats_chance_and_its_untrained_head_on_unseen_classes(segmenter):

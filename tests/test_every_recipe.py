@@ -9,6 +9,7 @@ import torch
 from layouts import WRITERS
 
 from unseen.catalogue import open_dataset
+from unseen.checkpoints import ModelConfig
 from unseen.clip import CLIP, ImageEncoder, TextConfig, TextEncoder, VisionConfig, WordTokenizer
 from unseen.clip.weights import save_clip
 from unseen.data.datasets import Subset
@@ -18,7 +19,7 @@ from unseen.methods import METHODS
 from unseen.recipes import EVALUATIONS, RECIPES, VOCABULARY_OF, Recipe, Source
 from unseen.segmenter import Segmenter
 from unseen.settings import find_setting
-from unseen.training import batches, fit, open_source
+from unseen.training import batches, build, fit, open_source
 from unseen.vocabulary import MULTI_TEMPLATES, SINGLE_TEMPLATE, find_vocabulary
 
 WINDOW = 32
@@ -150,3 +151,22 @@ def test_recipes_that_cannot_be_followed_get_one_sentence(
     with pytest.raises(InputError, match=says):
         fit(recipe, out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_converted_model_is_scored_on_the_data_of_its_vocabulary():
+    config = ModelConfig("zegclip", {}, find_vocabulary("coco171"), "inductive")
+    assert default_source(config) == Source("coco")
+    assert default_source(replace(config, setting="")) == Source("miniature")
+    stranger = replace(config, vocabulary=replace(config.vocabulary, name="mine"))
+    assert default_source(stranger) == Source("miniature")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [({"heads": 3}, "must divide"), ({"heads": 0}, "from 1, got 0")]
+)
+def test_options_that_fit_no_model_get_one_sentence(
+    options: dict[str, int], says: str, clips: dict[int, str]
+):
+    recipe = replace(RECIPES["zegclip-voc-inductive"], clip=clips[12], options=options)
+    with pytest.raises(InputError, match=says):
+        build(recipe, None)

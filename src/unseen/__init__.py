@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from unseen.model import ImageFeatures as ImageFeatures
     from unseen.model import Prediction as Prediction
     from unseen.model import SegmentationModel as SegmentationModel
+    from unseen.recipes import EVALUATIONS as EVALUATIONS
     from unseen.recipes import RECIPES as RECIPES
     from unseen.recipes import Recipe as Recipe
+    from unseen.recipes import Source as Source
     from unseen.segmenter import Segmentation as Segmentation
     from unseen.segmenter import Segmenter as Segmenter
     from unseen.training import fit as fit
@@ -36,8 +38,10 @@ _HOMES = {
     "METHODS": "methods",
     "MissingExtra": "errors",
     "Prediction": "model",
+    "EVALUATIONS": "recipes",
     "RECIPES": "recipes",
     "Recipe": "recipes",
+    "Source": "recipes",
     "Scenes": "miniature.scenes",
     "Scores": "metrics",
     "Segmentation": "segmenter",

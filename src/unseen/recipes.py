@@ -563,7 +563,7 @@ def _hint(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
 
 # Overrides ---------------------------------------------------------------------------------------
 
-_SAME_RESULT = {"data.root", "seed", "clip"}  # another seed, another place of the same files
+_SAME_RESULT = {"data.root", "seed"}
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:

@@ -135,14 +135,14 @@ def view_sides(short_side: int) -> dict[int, int]:
 
 
 def average_views(
-    views: Iterable[tuple[Float[Tensor, "C h w"], bool, int]], size: tuple[int, int]
+    views: Iterable[tuple[Tensor, bool, int]], size: tuple[int, int]
 ) -> Float[Tensor, "C H W"]:
     """Average what several views of a picture say: probabilities over classes, at (height, width).
 
     One running sum is kept, so memory is that of two score maps however many views there are.
 
     Args:
-        views: scores of each, whether it was mirrored, and how often it counts.
+        views: scores (C, h, w) of each, of any size, whether it was mirrored, how often it counts.
         size: of the picture.
     """
     total: Tensor | None = None

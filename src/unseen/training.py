@@ -121,6 +121,9 @@ def build(
 
 
 def _make(recipe: Recipe, image: ImageEncoder) -> SegmentationModel:
+    heads, width = recipe.options.get("heads", 1), image.config.embed_dim
+    if width % heads:
+        raise InputError(f"options.heads must divide this CLIP's width of {width}, got {heads}")
     try:
         return METHODS[recipe.method](image, **recipe.options)
     except InputError:
@@ -147,8 +150,9 @@ def _check_options(recipe: Recipe) -> None:
                 f"{recipe.method} has no option {name!r}{hint} (it has: {', '.join(known)})"
             )
         whole = parameters[name].annotation in (int, int | None)
-        if whole and value is not None and (type(value) is not int or value < 0):
-            raise InputError(f"options.{name} must be a whole number from 0, got {value!r}")
+        least = 0 if name == "depth" else 1
+        if whole and value is not None and (type(value) is not int or value < least):
+            raise InputError(f"options.{name} must be a whole number from {least}, got {value!r}")
 
 
 Augmentation = Callable[[Sample, int], tuple[np.ndarray, np.ndarray]]

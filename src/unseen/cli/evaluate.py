@@ -63,7 +63,8 @@ def evaluate(
         Path | None, typer.Option("--root", help="Folder of a data set that is on disk.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="Part of it. [default: test, or voc's val]")
+        str | None,
+        typer.Option("--split", help="Part of it. [default: what scores are reported on]"),
     ] = None,
     count: Annotated[
         int | None, typer.Option("--count", min=1, help="Only this many pictures.")
@@ -106,6 +107,10 @@ def evaluate(
     model = scored or model
     row = find_row(recipe) if recipe else None
     segmenter = load_segmenter(model, clip, device)
+    trained_by = segmenter.config.recipe.get("name", "")
+    wanted = row.model if isinstance(row, Evaluation) else recipe
+    if row and trained_by not in ("", wanted):
+        say(f"note: {recipe} is about a model of {wanted}; this one was trained by {trained_by}")
     source = row.data if row else default_source(segmenter.config)
     if data not in (None, source.name):
         source = Source(data)
