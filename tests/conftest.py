@@ -13,7 +13,7 @@ from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
 from unseen.miniature.pretrain import Pretraining, tiny_clip
 from unseen.miniature.world import MICRO
-from unseen.recipes import RECIPES, Recipe
+from unseen.recipes import RECIPES, Recipe, Source
 from unseen.segmenter import Segmenter
 
 torch.set_num_threads(1)  # what is small is faster so, and the suite runs in several processes
@@ -47,7 +47,7 @@ def micro_recipe(micro_clip: CLIP, tmp_path: Path) -> Recipe:
         RECIPES["zegclip-miniature-inductive"],
         name="micro",
         clip=str(tmp_path / "clip"),
-        data="micro",
+        data=Source("micro"),
         steps=6,
         batch_size=4,
         warmup=1,

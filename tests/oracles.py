@@ -83,3 +83,28 @@ def iou(prediction: np.ndarray, labels: np.ndarray, num_classes: int) -> list[fl
             union += p == c or t == c
         result.append(hit / union if union else float("nan"))
     return result
+
+
+def region_of(y: int, x: int, height: int, width: int, side: int) -> int:
+    """The region a patch lies in: the cell of a side × side grid over height × width patches."""
+    return (y * side // height) * side + x * side // width
+
+
+def sees(a: int, b: int, grid: tuple[int, int], side: int, before: int) -> bool:
+    """Whether token a attends to token b in CLIP-RC: [class token, prompts, patches, regions]."""
+    height, width = grid
+    patches = range(before, before + height * width)
+
+    def region(token: int) -> int:
+        return region_of(*divmod(token - before, width), height, width, side)
+
+    if a >= patches.stop:
+        return a == b or (b in patches and region(b) == a - patches.stop)
+    if b >= patches.stop:
+        return a in patches and region(a) == b - patches.stop
+    return True
+
+
+def cascade_weights(count: int) -> list[float]:
+    """Cascade-CLIP's weights within a group: exp(-d²/2), d blocks from the deepest."""
+    return [math.exp(-((count - 1 - i) ** 2) / 2) for i in range(count)]

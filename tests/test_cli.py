@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import MICRO_PRETRAINING
+from layouts import write_voc
 from PIL import Image
-from test_checkpoints import authors_state
 from test_images import write as write_broken
+from test_published import authors_state
 
-from unseen.cli import main
+from unseen.cli import FAMILIES, VERBS, main
 from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
 from unseen.embeddings import TextEmbeddings
 from unseen.miniature.pretrain import tiny_clip
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
-from unseen.vocabulary import MINIATURE, MULTI_TEMPLATES, SINGLE_TEMPLATE
+from unseen.vocabulary import MINIATURE, MULTI_TEMPLATES, SINGLE_TEMPLATE, VOC20
 
 pytestmark = pytest.mark.filterwarnings("default")  # the command line shows warnings, not errors
 
@@ -247,6 +248,18 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["evaluate", "--data", "voc"], "--root"),
         (["evaluate", "--data", "voc", "--root", "."], "JPEGImages"),
         (["evaluate", "--split", "tset"], "train, val, test"),
+        (["evaluate", "--data", "vocc"], "no data set is called 'vocc'"),
+        (["evaluate", "--data", "voc", "--recipe", "zegclip-coco-to-voc"], "not both"),
+        (["evaluate", "--recipe", "zegclip-coco-to-vox"], "did you mean zegclip-coco-to-voc"),
+        (["evaluate", "--recipe", "zegclip-coco-to-voc"], "--root"),
+        (["recipes", "show"], "say which recipe to show"),
+        (["recipes", "list", "zegclip-voc-inductive"], "recipes show zegclip-voc-inductive"),
+        (["recipes", "show", "zegclip-coco-to-voc", "steps=3"], "nothing to change"),
+        (["train", "zegclip-coco-to-voc"], "is an evaluation"),
+        (["train", "zegclip-voc-inductive"], "data.root=FOLDER"),
+        (["train", "zegclip-miniature-inductive", "stesp=3"], "did you mean steps"),
+        (["train", "zegclip-miniature-inductive", "options.prompt=3"], "did you mean prompts"),
+        (["train", "zegclip-miniature-inductive", "--config", "no.yaml"], "no readable YAML file"),
         (["train", "zegclip-miniature-inductve"], "did you mean zegclip-miniature-inductive"),
         (["train", "zegclip-miniature-transductive"], "give --from"),
         (
@@ -329,6 +342,46 @@ def test_train_then_evaluate_then_go_on_transductively(unseen, tmp_path):
     assert run.code == 0 and "transductive, γ = 0" in run.out
 
 
+def test_changes_go_before_a_file_and_a_file_before_the_recipe(unseen, tmp_path):
+    (tmp_path / "mine.yaml").write_text("batch_size: 2\nsteps: 9\noptions: {prompts: 3}\n")
+    name = "zegclip-miniature-inductive"
+    run = unseen("train", name, "steps=8", "options.heads=4", "--config", "mine.yaml", "--steps", 1)
+    assert run.code == 0, run.err
+    assert "note: batches of 2 instead of the recipe's 16" in run.err
+    recipe = json.loads((tmp_path / "runs" / name / "config.json").read_text())["recipe"]
+    assert (recipe["steps"], recipe["batch_size"]) == (1, 2)
+    assert recipe["options"] == {"prompts": 3, "heads": 4}
+
+
+def test_recipes_are_listed_and_shown(unseen):
+    run = unseen("recipes")
+    assert "| zegclip-voc-inductive " in run.out and "| cascade-coco-to-context " in run.out
+    rows = json.loads(unseen("recipes", "--json").out)
+    assert len(rows) == 31 and rows[0]["unseen"][0] == "pottedplant"
+    shown = unseen("recipes", "show", "cliprc-coco-inductive", "steps=7").out
+    assert "auxiliary_weight: 50.0" in shown and "steps: 7" in shown and "giraffe" in shown
+
+
+def test_a_recipes_promise_stands_beside_what_was_measured(unseen):
+    run = unseen("evaluate", "--recipe", "zegclip-miniature-inductive", "--count", "1", "--tta")
+    assert "| expected of zegclip-miniature-inductive | 79.3 | 37.3 | –    | 38.1 " in run.out
+    assert "scales and mirror images" in run.out
+    assert "expected: the shipped model, seed 0" in run.out
+
+
+def test_on_another_data_set_every_class_counts_as_seen(unseen, tmp_path):
+    root = write_voc(tmp_path / "voc")
+    TextEmbeddings(VOC20, torch.randn(20, 128)).save("text.safetensors")
+    given = ("--root", root, "--text", "text.safetensors")
+    run = unseen("evaluate", "--recipe", "zegclip-coco-to-voc", *given)
+    assert run.code == 0, run.err
+    assert "γ = 0," in run.out
+    assert "unseen classes: none (every class counts as seen)" in run.out
+    assert "| expected of zegclip-coco-to-voc | –    | 93.6 " in run.out
+    run = unseen("evaluate", "--data", "voc", *given)
+    assert "tvmonitor (the split of voc20; training was on miniature)" in run.out
+
+
 def test_convert_makes_a_model_of_an_authors_file(unseen, micro_clip: CLIP, tmp_path):
     content = {"meta": {"epoch": 1}, "state_dict": authors_state(micro_clip), "optimizer": {}}
     torch.save(content, tmp_path / "authors.pth")
@@ -384,7 +437,7 @@ def test_help_imports_nothing_slow():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for verb in ("segment", "evaluate", "train", "convert", "embed", "data", "doctor"):
+    for verb in (*VERBS, *FAMILIES):
         assert verb in result.stdout
 
 

@@ -21,6 +21,7 @@ from unseen.data.own import KEYS
 from unseen.evaluation import evaluate, make_baselines
 from unseen.metrics import chance, compare
 from unseen.miniature.scenes import Scenes
+from unseen.recipes import table
 from unseen.vocabulary import MINIATURE
 
 ROOT = Path(__file__).parent.parent
@@ -120,6 +121,11 @@ def test_the_results_are_what_evaluate_printed():
     for title, numbers in stored["scores"].items():
         rows[title] = {name: value for name, value in numbers.items() if name != "classes"}
     assert compare(rows) in README
+
+
+def test_the_tables_of_recipes_are_what_the_command_prints():
+    printed = table()
+    assert printed in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 
 
 def test_the_shipped_model_beats_chance_and_its_untrained_head_on_unseen_classes(segmenter):

@@ -14,7 +14,15 @@ from unseen.embeddings import TextEmbeddings, fingerprint
 from unseen.errors import InputError
 from unseen.methods import zegclip
 from unseen.miniature.world import MICRO
-from unseen.segmenter import Segmenter, label, read_out, resolve_device, slide
+from unseen.segmenter import (
+    Segmenter,
+    average_views,
+    label,
+    read_out,
+    resolve_device,
+    slide,
+    view_sides,
+)
 from unseen.vocabulary import VOC20, Vocabulary
 
 
@@ -124,9 +132,8 @@ def test_very_long_pictures_are_held_at_a_limit_with_a_warning(micro):
     image = np.zeros((4, 600, 3), np.uint8)
     with pytest.warns(UserWarning, match="held at 480"):
         assert micro(image, "bus, sky", limit=480).mask.shape == (4, 600)
-    assert micro._shown_size((4, 600), None) == (48, 7200)
-    with pytest.warns(UserWarning, match="4096"):
-        assert micro._shown_size((10, 20000), 4096) == (8, 4096)
+    assert micro._shown_size((4, 600), 48, None) == (48, 7200)
+    assert micro._shown_size((10, 20000), 48, 4096) == (8, 4096)
 
 
 def test_arrays_that_are_no_pictures_get_one_sentence():
@@ -235,3 +242,32 @@ def test_suffixes_that_cannot_be_written_get_one_sentence(micro, tmp_path):
         with pytest.raises(InputError, match="names no format"):
             result.save(tmp_path / name)
     assert not list(tmp_path.glob("a*"))
+
+
+def test_views_are_those_of_the_authors_whose_small_ratios_are_held_from_below():
+    assert view_sides(512) == {512: 3, 640: 1, 768: 1, 896: 1}
+    assert sum(view_sides(50).values()) == 6 and set(view_sides(50)) == {50, 62, 75, 87}
+
+
+def test_views_are_averaged_as_probabilities_turned_back_and_weighted():
+    a, b = torch.randn(3, 4, 6), torch.randn(3, 8, 12)
+    ours = average_views([(a, False, 3), (b.flip(2), True, 1)], (8, 12))
+    fine = F.interpolate(a[None], (8, 12), mode="bilinear")[0]
+    assert torch.allclose(ours, (3 * fine.softmax(0) + b.softmax(0)) / 4, atol=1e-6)
+    assert torch.allclose(ours.sum(dim=0), torch.ones(8, 12))
+
+
+def test_several_views_of_a_picture_give_one_mask_and_mirrored_pictures_mirrored_masks(
+    micro: Segmenter,
+):
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    result = micro(image, ["bus", "sky"], tta=True)
+    assert result.mask.shape == (50, 70) and 0 < result.scores.min() <= result.scores.max() <= 1
+    mirrored = micro(np.ascontiguousarray(image[:, ::-1]), ["bus", "sky"], tta=True)
+    assert np.allclose(result.scores, mirrored.scores[:, ::-1], atol=1e-4)
+
+
+def test_several_views_of_a_long_picture_warn_once(micro: Segmenter):
+    with pytest.warns(UserWarning, match="held at 200") as caught:
+        micro(np.zeros((8, 80, 3), np.uint8), ["bus", "sky"], tta=True, limit=200)
+    assert len(caught) == 1

@@ -1,6 +1,8 @@
+import pytest
 import torch
 
-from unseen.settings import INDUCTIVE, SUPERVISED, TRANSDUCTIVE
+from unseen.errors import InputError
+from unseen.settings import INDUCTIVE, SELF_TRAINING, SUPERVISED, TRANSDUCTIVE, find_setting
 from unseen.vocabulary import IGNORE, Vocabulary
 
 KNOWN = Vocabulary("known", ("a", "b", "c", "d", "e"), unseen=("b", "d"))
@@ -43,6 +45,21 @@ def test_transductive_without_unseen_classes_is_supervised():
     everything = Vocabulary("all", KNOWN.names)
     logits = torch.randn(1, 5, 2, 3)
     assert torch.equal(TRANSDUCTIVE.target(LABELS, logits, everything), LABELS.long())
+
+
+def test_plain_self_training_guesses_among_all_classes_wherever_no_seen_label_is():
+    logits = torch.zeros(1, 5, 2, 3)
+    logits[0, 0] = 1  # a seen class may be guessed
+    logits[0, 3, 0, 1] = 2  # "d" where "b" is
+    logits[0, 4, 1, 2] = 2  # "e" where nothing is known
+    target = SELF_TRAINING.target(LABELS, logits, KNOWN)
+    assert target.tolist() == [[[0, 3, 2], [0, 4, 4]]]
+    assert SELF_TRAINING.shown(KNOWN) == (0, 1, 2, 3, 4) and SELF_TRAINING.calibration == 0.0
+
+
+def test_unknown_settings_name_the_known():
+    with pytest.raises(InputError, match="inductive, transductive, self-training, supervised"):
+        find_setting("semi")
 
 
 def test_only_inductive_models_lower_seen_scores():

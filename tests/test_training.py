@@ -13,7 +13,7 @@ from unseen.errors import InputError, MissingExtra
 from unseen.evaluation import default_calibration, evaluate, make_baselines
 from unseen.miniature.pretrain import learning_rate, pretrain
 from unseen.miniature.world import MICRO
-from unseen.recipes import RECIPES, Recipe, find_recipe
+from unseen.recipes import Recipe, find_recipe
 from unseen.training import batches, fit
 from unseen.vocabulary import MINIATURE, Vocabulary
 
@@ -123,11 +123,6 @@ def test_a_missing_extra_says_what_to_install(micro_recipe: Recipe, tmp_path, mo
 def test_unknown_recipes_name_the_nearest():
     with pytest.raises(InputError, match="did you mean zegclip-miniature-inductive"):
         find_recipe("zegclip-miniature-inductve")
-
-
-def test_recipes_are_named_as_the_models_they_make():
-    for name, recipe in RECIPES.items():
-        assert name == recipe.name == f"{recipe.method}-{recipe.data}-{recipe.setting}"
 
 
 def test_evaluation_counts_every_labelled_pixel_once(micro_recipe: Recipe, tmp_path):

@@ -1,7 +1,8 @@
-"""Zero-shot semantic segmentation with CLIP: ZegCLIP, and methods that share its house.
+"""Zero-shot semantic segmentation with CLIP: ZegCLIP, Cascade-CLIP and CLIP-RC.
 
 Letters in shapes, here and in every module: B batch, C classes, D CLIP's joint width, M transformer
-width, L tokens, K heads, P prompts, h×w patch grid, H×W pixels. Sizes are (height, width).
+width, L tokens, K heads, P prompts, R = r×r regions, S stages, h×w patch grid, H×W pixels.
+Sizes are (height, width).
 
 Public names are loaded when they are first used, so that ``unseen --help`` need not import torch.
 """
@@ -15,8 +16,12 @@ if TYPE_CHECKING:
     from unseen.errors import InputError as InputError
     from unseen.errors import MissingExtra as MissingExtra
     from unseen.evaluation import evaluate as evaluate
+    from unseen.methods import METHODS as METHODS
     from unseen.metrics import Scores as Scores
     from unseen.miniature.scenes import Scenes as Scenes
+    from unseen.model import ImageFeatures as ImageFeatures
+    from unseen.model import Prediction as Prediction
+    from unseen.model import SegmentationModel as SegmentationModel
     from unseen.recipes import RECIPES as RECIPES
     from unseen.recipes import Recipe as Recipe
     from unseen.segmenter import Segmentation as Segmentation
@@ -26,13 +31,17 @@ if TYPE_CHECKING:
     from unseen.vocabulary import Vocabulary as Vocabulary
 
 _HOMES = {
+    "ImageFeatures": "model",
     "InputError": "errors",
+    "METHODS": "methods",
     "MissingExtra": "errors",
+    "Prediction": "model",
     "RECIPES": "recipes",
     "Recipe": "recipes",
     "Scenes": "miniature.scenes",
     "Scores": "metrics",
     "Segmentation": "segmenter",
+    "SegmentationModel": "model",
     "Segmenter": "segmenter",
     "TextEmbeddings": "embeddings",
     "VOCABULARIES": "vocabulary",

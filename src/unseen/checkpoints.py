@@ -1,4 +1,4 @@
-"""Models as files: our own folders (safetensors + JSON), and the authors' checkpoints.
+"""Models as files: folders of safetensors and JSON.
 
 A folder holds ``config.json``, which says all that is needed to build the model again and what it
 was trained for, and ``model.safetensors``. No file is ever executed.
@@ -14,22 +14,18 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
-from unseen.clip import ImageEncoder, TextEncoder, load_clip
-from unseen.clip.archives import State, read_state
+from unseen.clip import TextEncoder, load_clip
+from unseen.clip.archives import read_state
 from unseen.clip.weights import (
     build_from_config,
-    build_image_encoder,
-    build_text_encoder,
     clip_config,
     fill,
 )
 from unseen.errors import InputError
 from unseen.methods import METHODS
-from unseen.methods.encoder import PromptedEncoder
-from unseen.methods.zegclip import ZegHead
 from unseen.model import SegmentationModel
+from unseen.published import PUBLISHED
 from unseen.vocabulary import Vocabulary
 from unseen.writing import write_text, write_whole
 
@@ -44,7 +40,7 @@ class ModelConfig:
         method: a key of ``METHODS``.
         options: keyword arguments of the method's builder.
         vocabulary: the names it was trained with, seen and unseen.
-        setting: ``inductive``, ``transductive`` or ``supervised``; empty for training-free methods.
+        setting: a key of ``SETTINGS``; empty for training-free methods.
         calibration: γ, what is subtracted from the scores of seen classes.
         short_side: pixels of a picture's short side when it is shown to the model.
         window: side of the square windows a picture is cut into.
@@ -77,7 +73,7 @@ class ModelConfig:
 def save_pretrained(
     folder: str | Path,
     model: SegmentationModel,
-    text: TextEncoder,
+    text: TextEncoder | None,
     config: ModelConfig,
     *,
     adapter_only: bool = False,
@@ -88,7 +84,7 @@ def save_pretrained(
     Args:
         folder: where to; replaced if it holds a model already.
         model: the model.
-        text: the text encoder of its CLIP.
+        text: the text encoder of its CLIP; only an adapter can be without.
         config: what it is.
         adapter_only: leave CLIP out; loading then needs the one that ``config.clip`` names.
         dtype: of the stored weights.
@@ -99,9 +95,13 @@ def save_pretrained(
     if adapter_only and not config.clip:
         raise InputError("a model saved without its CLIP must say which it needs: config.clip")
     folder = Path(folder)
-    state = {**model.state_dict(), **{f"text.{k}": v for k, v in text.state_dict().items()}}
+    state = model.state_dict()
     if adapter_only:
-        state = {k: v for k, v in state.items() if not k.startswith(("encoder.clip.", "text."))}
+        state = {k: v for k, v in state.items() if not k.startswith("encoder.clip.")}
+    elif text is None:
+        raise InputError("a model is saved with its text encoder, or adapter_only without CLIP")
+    else:
+        state |= {f"text.{k}": v for k, v in text.state_dict().items()}
     state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in state.items()}
     versions = {"unseen": version("unseen"), "torch": torch.__version__}
     description = {
@@ -203,167 +203,12 @@ def _read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-# The authors' checkpoints ------------------------------------------------------------------------
-
-_DRIVE = "https://drive.google.com/file/d/12M6T97o9wyxbJKrR7zLfFMDsGVTiq4WY"
-_README = "the README of https://github.com/ZiqinZhou66/ZegCLIP"
-PUBLISHED = {
-    "zegclip-coco-inductive": (_DRIVE, "coco_inductive_512_vit_base.pth"),
-    **{
-        f"zegclip-{data}-{setting}": (_README, "FILE.pth")
-        for data, setting in (
-            ("coco", "transductive"),
-            ("coco", "supervised"),
-            ("voc", "inductive"),
-            ("voc", "transductive"),
-            ("voc", "supervised"),
-        )
-    },
-}
-"""Where the authors' own files are, by the names of the models they make."""
-
-
 def _whereabouts(name: str) -> str:
     """Say where a model that is not here can be had."""
     if name in PUBLISHED:
-        place, file = PUBLISHED[name]
-        _, data, setting = name.split("-")
-        vocabulary = {"voc": "voc20", "coco": "coco171"}[data]
-        return (
-            f"{name} does not ship with unseen: download the authors' file ({place}), then "
-            f"'unseen convert {file} --vocabulary {vocabulary} --setting {setting} "
-            f"--output {name}' makes it"
-        )
+        return f"{name} does not ship with unseen: {PUBLISHED[name].advice()}"
     return (
         f"there is no model {name!r}: give the folder of one, or a shipped name "
         f"({', '.join(shipped_models())}); published ones that can be converted: "
         f"{', '.join(sorted(PUBLISHED))}"
     )
-
-
-def zegclip_keys(num_layers: int) -> dict[str, str | None]:
-    """Return the key table of the authors' ZegCLIP: beginnings of their names → of ours.
-
-    The longest beginning that fits counts. None is for what is known and left out on purpose:
-    self-attention that no layer calls, the parts of the last layer after its scores, and a buffer
-    of the loss.
-    """
-    table: dict[str, str | None] = {
-        "backbone.": "encoder.clip.",
-        "backbone.prompt_embeddings": "encoder.prompts.shallow",
-        "backbone.deep_prompt_embeddings": "encoder.prompts.deep",
-        "backbone.prompt_proj.": "encoder.prompts.project.",
-        "backbone.prompt_norm.": "encoder.prompts.norm.",
-        "text_encoder.": "text.",
-        "decode_head.q_proj.": "head.project.",
-        "decode_head.loss_decode.": None,
-    }
-    for i in range(num_layers):
-        theirs, ours = f"decode_head.decoder_1.layers.{i}.", f"head.layers.{i}."
-        table |= {f"{theirs}self_attn.": None, f"{theirs}norm1.": None}
-        if i == num_layers - 1:
-            table |= {
-                theirs: None,
-                f"{theirs}multihead_attn.q.": "head.similarity.query.",
-                f"{theirs}multihead_attn.k.": "head.similarity.key.",
-            }
-            continue
-        table |= {
-            f"{theirs}multihead_attn.q.": f"{ours}query.",
-            f"{theirs}multihead_attn.k.": f"{ours}key.",
-            f"{theirs}multihead_attn.v.": f"{ours}value.",
-            f"{theirs}multihead_attn.proj.": f"{ours}out.",
-            f"{theirs}linear1.": f"{ours}linear1.",
-            f"{theirs}linear2.": f"{ours}linear2.",
-            f"{theirs}norm2.": f"{ours}norm1.",
-            f"{theirs}norm3.": f"{ours}norm2.",
-        }
-    return table
-
-
-def translate(key: str, table: dict[str, str | None]) -> str | None:
-    """Rename a key by the longest beginning a table knows; None if that is to be left out.
-
-    Raises:
-        KeyError: the table knows no beginning of it.
-    """
-    start = max((start for start in table if key.startswith(start)), key=len, default=None)
-    if start is None:
-        raise KeyError(key)
-    renamed = table[start]
-    return None if renamed is None else renamed + key.removeprefix(start)
-
-
-def rename(state: State, table: dict[str, str | None]) -> State:
-    """Translate a state dict; refuse it if the table does not know all of its keys."""
-    ours: State = {}
-    unknown = []
-    for key, value in state.items():
-        try:
-            renamed = translate(key, table)
-        except KeyError:
-            unknown.append(key)
-            continue
-        if renamed is not None:
-            ours[renamed] = value
-    if unknown:
-        raise InputError(f"the checkpoint has keys that ZegCLIP does not: {', '.join(unknown[:5])}")
-    return ours
-
-
-def convert(
-    state: dict[str, Tensor],
-    *,
-    heads: int | None = None,
-    text_heads: int | None = None,
-    decoder_heads: int = 8,
-) -> tuple[SegmentationModel, TextEncoder | None, dict[str, Any]]:
-    """Turn a checkpoint of the authors into a model; sizes are read off its shapes.
-
-    Args:
-        state: tensors under the authors' names.
-        heads: attention heads of the image encoder, by default one per 64 channels.
-        text_heads: the same for the text encoder.
-        decoder_heads: attention heads of the decoder.
-
-    Returns:
-        The model, its text encoder if the checkpoint holds one, and the options of its method's
-        builder.
-
-    Raises:
-        InputError: another method's checkpoint, or one with a missing or unknown key.
-    """
-    state = {key.removeprefix("module."): value.float() for key, value in state.items()}
-    if not any(key.startswith("decode_head.decoder_1.") for key in state):
-        others = {"cascade_decoders": "a Cascade-CLIP", "decoder_q": "a CLIP-RC"}
-        found = next((name for part, name in others.items() if any(part in k for k in state)), "")
-        clue = (
-            f"this is {found} checkpoint, which cannot be converted yet"
-            if found
-            else "this has no decoder; weights of CLIP alone need no conversion: use --clip"
-        )
-        raise InputError(f"expected a checkpoint of the authors' ZegCLIP; {clue}")
-    num_layers = len({k.split(".")[3] for k in state if k.startswith("decode_head.decoder_1.")})
-    ours = rename(state, zegclip_keys(num_layers))
-
-    def part(prefix: str) -> State:
-        return {k.removeprefix(prefix): v for k, v in ours.items() if k.startswith(prefix)}
-
-    try:
-        image: ImageEncoder = build_image_encoder(part("encoder.clip."), heads=heads)
-        text = build_text_encoder(part("text."), heads=text_heads) if part("text.") else None
-        options = {
-            "prompts": ours["encoder.prompts.shallow"].shape[1],
-            "depth": len(ours["encoder.prompts.deep"]),
-            "layers": num_layers,
-            "heads": decoder_heads,
-        }
-    except KeyError as error:
-        raise InputError(f"the checkpoint lacks {error}: is the file whole?") from None
-    model = SegmentationModel(
-        PromptedEncoder(image, prompts=options["prompts"], depth=options["depth"]),
-        ZegHead(image.config.embed_dim, layers=num_layers, heads=decoder_heads),
-    )
-    fill(model.encoder, part("encoder."), "ZegCLIP's encoder")
-    fill(model.head, part("head."), "ZegCLIP's decoder")
-    return model.eval(), text.eval() if text else None, options

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unseen.checkpoints import ModelConfig
 from unseen.data.datasets import Dataset
 from unseen.embeddings import TextEmbeddings
 from unseen.errors import InputError
 from unseen.methods import METHODS, maskclip
 from unseen.metrics import Scores, confusion
 from unseen.progress import track
+from unseen.recipes import VOCABULARY_OF, Source
 from unseen.segmenter import Segmenter
 from unseen.vocabulary import Vocabulary
 
@@ -23,6 +25,7 @@ def evaluate(
     labels: Vocabulary | TextEmbeddings | None = None,
     calibration: float | None = None,
     show_dir: str | Path | None = None,
+    tta: bool = False,
 ) -> Scores:
     """Segment every picture of a data set and count its pixels against the labels.
 
@@ -32,6 +35,7 @@ def evaluate(
         labels: the names offered to the model, all of the data set's by default.
         calibration: γ; by default the model's own, or 0 on a vocabulary it was not trained with.
         show_dir: a folder for an overlay of every prediction.
+        tta: average over scales and mirror images, as the authors' ``--aug-test``.
 
     Raises:
         InputError: a name that the data set does not have, or a label map that does not fit.
@@ -51,11 +55,25 @@ def evaluate(
     matrix = np.zeros((size, size), np.int64)
     for index in track(range(len(dataset)), "evaluating"):
         sample = dataset[index]
-        result = segmenter(sample.image, embeddings, calibration=calibration, limit=None)
+        result = segmenter(sample.image, embeddings, calibration=calibration, limit=None, tta=tta)
         matrix += confusion(positions[result.mask], sample.labels, size)
         if show_dir is not None:
             result.save(Path(show_dir) / f"{sample.name}.png")
     return Scores(matrix, dataset.vocabulary)
+
+
+def default_source(config: ModelConfig) -> Source:
+    """Return the data set a model is scored on if none is named: the one it was trained on.
+
+    A converted model does not record it; there its vocabulary tells.
+    """
+    if not config.setting:
+        return Source("miniature")
+    trained_on = config.recipe.get("data")
+    if isinstance(trained_on, dict):
+        return Source(**trained_on)
+    known = (data for data, name in VOCABULARY_OF.items() if name == config.vocabulary.name)
+    return Source(next(known, "miniature"))
 
 
 def default_calibration(segmenter: Segmenter, names: tuple[str, ...]) -> float:

@@ -1,7 +1,7 @@
 """The contract every method meets, and the join of its two halves.
 
 Letters in shapes: B batch, C classes, D CLIP's joint width, M transformer width, L tokens, K heads,
-P prompts, h×w patch grid, H×W pixels.
+P prompts, R = r×r regions, S stages, h×w patch grid, H×W pixels.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,16 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 class ImageFeatures(NamedTuple):
-    """What an encoder tells of images; every embedding has unit length over D."""
+    """What an encoder tells of images; every embedding has unit length over D.
+
+    ``stages`` holds a map for each block that the encoder was told to tap, in order; ``regions``
+    one embedding for each cell of a coarse grid, where the encoder has such tokens.
+    """
 
     cls: Float[Tensor, "B D"]
     patches: Float[Tensor, "B D h w"]
+    stages: tuple[Float[Tensor, "B D h w"], ...] = ()
+    regions: Float[Tensor, "B D r r"] | None = None
 
 
 class Encoder(nn.Module):

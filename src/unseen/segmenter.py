@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,9 @@ from unseen.writing import write_whole
 
 LONGEST_SIDE = 4096
 """Where ``Segmenter`` stops enlarging a very elongated picture, in pixels."""
+
+RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+"""The scales of the authors' ``--aug-test``, each of which is also shown mirrored."""
 
 Picture = str | Path | Image.Image | UInt8[np.ndarray, "H W 3"]
 Labels = str | Sequence[str] | Vocabulary | TextEmbeddings
@@ -120,6 +123,40 @@ def label(
     return mask.numpy(), best.numpy()
 
 
+def view_sides(short_side: int) -> dict[int, int]:
+    """Return the short sides at which a picture is looked at several times, and how often each.
+
+    As the authors' ``--aug-test`` does it, which is not what it seems: ratios scale the side, but
+    the configurations' ``min_size``, the same side, holds it from below. So the ratios under 1 are
+    that side three times over: of 512 come 512 (three times), 640, 768 and 896.
+    """
+    sides = [max(short_side, int(ratio * short_side)) for ratio in RATIOS]
+    return {side: sides.count(side) for side in sides}
+
+
+def average_views(
+    views: Iterable[tuple[Float[Tensor, "C h w"], bool, int]], size: tuple[int, int]
+) -> Float[Tensor, "C H W"]:
+    """Average what several views of a picture say: probabilities over classes, at (height, width).
+
+    One running sum is kept, so memory is that of two score maps however many views there are.
+
+    Args:
+        views: scores of each, whether it was mirrored, and how often it counts.
+        size: of the picture.
+    """
+    total: Tensor | None = None
+    count = 0
+    for scores, mirrored, weight in views:
+        fine = F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
+        probabilities = fine.softmax(dim=0).mul_(weight)
+        probabilities = probabilities.flip(2) if mirrored else probabilities
+        total = probabilities if total is None else total.add_(probabilities)
+        count += weight
+    assert total is not None
+    return total.div_(count)
+
+
 @dataclass(frozen=True, eq=False)
 class Segmentation:
     """A segmented picture.
@@ -128,7 +165,7 @@ class Segmentation:
         mask: (H, W) int64, positions in ``labels``.
         labels: the names.
         scores: (H, W) float32, the score of each pixel's label: its sigmoid, averaged over windows,
-            less γ for seen classes.
+            less γ for seen classes; of several views, the mean of their probabilities.
         image: (H, W, 3) uint8, the picture.
         unseen: the labels whose masks the model's training never showed; none if there was none.
     """
@@ -322,6 +359,7 @@ class Segmenter:
         *,
         calibration: float | None = None,
         limit: int | None = LONGEST_SIDE,
+        tta: bool = False,
     ) -> Segmentation:
         """Give every pixel the likeliest of the labels.
 
@@ -330,6 +368,8 @@ class Segmenter:
             labels: names, a vocabulary or its name, or embeddings made before.
             calibration: γ to subtract from the scores of seen classes; the model's own by default.
             limit: longest side in pixels that the picture is enlarged to, None for no limit.
+            tta: look at the picture at the authors' scales and mirrored, and average; 8 passes for
+                one, and scores of all labels at every pixel in memory.
 
         Raises:
             InputError: a picture that cannot be read, or labels that cannot be used.
@@ -341,26 +381,48 @@ class Segmenter:
         gamma = self.config.calibration if calibration is None else calibration
         if not math.isfinite(gamma):
             raise InputError(f"calibration must be a finite number, got {gamma}")
-        shown = resize_image(image, self._shown_size((image.shape[0], image.shape[1]), limit))
-        scores = self.score(shown, text, gamma * torch.tensor(taught, device=self.device))
-        mask, best = label(scores, (image.shape[0], image.shape[1]))
+        bias = gamma * torch.tensor(taught, device=self.device)
+        size = (image.shape[0], image.shape[1])
+
+        sides = view_sides(self.config.short_side) if tta else {self.config.short_side: 1}
+        shown = {side: self._shown_size(size, side, limit) for side in sides}
+        self._warn_if_capped(size, max(sides), shown[max(sides)])
+
+        def look(side: int, mirrored: bool) -> Tensor:
+            resized = resize_image(image, shown[side])
+            return self.score(resized[:, ::-1] if mirrored else resized, text, bias)
+
+        if tta:
+            scores = average_views(
+                ((look(side, m), m, n) for side, n in sides.items() for m in (False, True)), size
+            )
+        else:
+            scores = look(self.config.short_side, False)
+        mask, best = label(scores, size)
         unseen = [name for name, known in zip(names, taught, strict=True) if not known]
         return Segmentation(mask, names, best, image, tuple(unseen if self.config.setting else ()))
 
-    def _shown_size(self, size: tuple[int, int], limit: int | None) -> tuple[int, int]:
+    def _shown_size(
+        self, size: tuple[int, int], short_side: int, limit: int | None
+    ) -> tuple[int, int]:
         """Return the size a picture is resized to before it is cut into windows."""
-        height, width = fit_short_side(size, self.config.short_side)
+        height, width = fit_short_side(size, short_side)
         if limit is None or max(height, width) <= limit:
             return height, width
         factor = limit / max(height, width)
         patch = self.model.encoder.clip.config.patch_size
-        capped = (max(patch, round(height * factor)), max(patch, round(width * factor)))
-        warnings.warn(
-            f"a picture of {size[1]}×{size[0]} pixels would be shown to the model at "
-            f"{width}×{height}; its long side is held at {limit}: {capped[1]}×{capped[0]}",
-            stacklevel=3,
-        )
-        return capped
+        return max(patch, round(height * factor)), max(patch, round(width * factor))
+
+    def _warn_if_capped(
+        self, size: tuple[int, int], short_side: int, shown: tuple[int, int]
+    ) -> None:
+        height, width = fit_short_side(size, short_side)
+        if shown != (height, width):
+            warnings.warn(
+                f"a picture of {size[1]}×{size[0]} pixels would be shown to the model at "
+                f"{width}×{height}; its long side is held at {max(shown)}: {shown[1]}×{shown[0]}",
+                stacklevel=3,
+            )
 
 
 def as_array(picture: Picture) -> UInt8[np.ndarray, "H W 3"]:

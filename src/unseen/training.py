@@ -1,9 +1,11 @@
 """Training: the methods' shared schedule, step and loop. The only file that knows Lightning."""
 
+import difflib
+import inspect
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +15,11 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
-from unseen.catalogue import open_dataset
+from unseen.catalogue import DATASETS, open_dataset
 from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained, shipped_clip
-from unseen.clip import TextEncoder, load_clip
+from unseen.clip import ImageEncoder, TextEncoder, load_clip
 from unseen.data.datasets import Dataset, Sample
-from unseen.data.transforms import random_crop
+from unseen.data.transforms import photographic, random_crop
 from unseen.errors import InputError, require
 from unseen.losses import criterion
 from unseen.methods import METHODS
@@ -25,7 +27,7 @@ from unseen.model import SegmentationModel
 from unseen.progress import track
 from unseen.recipes import Recipe
 from unseen.segmenter import Segmenter, resolve_device
-from unseen.settings import SETTINGS, Setting
+from unseen.settings import Setting, find_setting
 from unseen.vocabulary import Vocabulary
 from unseen.writing import write_text
 
@@ -66,6 +68,7 @@ def compute_loss(
     vocabulary: Vocabulary,
     focal_weight: float = 100.0,
     dice_weight: float = 1.0,
+    auxiliary_weight: float = 1.0,
 ) -> dict[str, Float[Tensor, ""]]:
     """Run the model on a batch and return every term of its loss.
 
@@ -78,13 +81,15 @@ def compute_loss(
         vocabulary: what labels mean.
         focal_weight: factor of the focal term.
         dice_weight: factor of the dice term.
+        auxiliary_weight: factor of every term that the head itself returns.
     """
     prediction = model(images, text)
     target = setting.target(labels, prediction.logits.detach(), vocabulary)
     losses = criterion(
         prediction.logits, target, focal_weight=focal_weight, dice_weight=dice_weight
     )
-    return {**losses, **prediction.auxiliary}
+    auxiliary = {name: auxiliary_weight * loss for name, loss in prediction.auxiliary.items()}
+    return {**losses, **auxiliary}
 
 
 def build(
@@ -96,36 +101,109 @@ def build(
         The model, its text encoder, and the recipe with the options and CLIP of that model.
 
     Raises:
-        InputError: a transductive recipe without a start, or a start of another method.
+        InputError: a method or option that is not known, a recipe that goes on from another without
+            a start, or a start of another method.
     """
+    _check_options(recipe)
     if start is None:
-        if recipe.setting == "transductive":
+        if recipe.setting in ("transductive", "self-training"):
+            example = recipe.starts_from or f"{recipe.method}-{recipe.data.name}-inductive"
             raise InputError(
-                "transductive training goes on from an inductive model, half trained as in the "
-                "papers: give --from, such as runs/zegclip-miniature-inductive/halfway"
+                f"{recipe.setting} training goes on from an inductive model, half trained as in "
+                f"the papers: give --from, such as runs/{example}/halfway"
             )
         clip = load_clip(shipped_clip() if recipe.clip == "miniature" else recipe.clip)
-        return METHODS[recipe.method](clip.image, **recipe.options), clip.text, recipe
+        return _make(recipe, clip.image), clip.text, recipe
     model, text, config = load_pretrained(start)
     if config.method != recipe.method:
         raise InputError(f"{start} is a {config.method}, the recipe trains a {recipe.method}")
     return model, text, replace(recipe, options=config.options, clip=config.clip)
 
 
-def batches(dataset: Dataset, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of random crops without end: images (B, 3, y, x), labels (B, y, x), uint8.
+def _make(recipe: Recipe, image: ImageEncoder) -> SegmentationModel:
+    try:
+        return METHODS[recipe.method](image, **recipe.options)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{recipe.method} cannot be built on this CLIP with options {recipe.options}: {error}"
+        ) from None
+
+
+def _check_options(recipe: Recipe) -> None:
+    """Refuse a method that does not exist and options its builder does not take."""
+    if recipe.method not in METHODS:
+        raise InputError(
+            f"no method is called {recipe.method!r}; known are {', '.join(sorted(METHODS))}"
+        )
+    parameters = inspect.signature(METHODS[recipe.method]).parameters
+    known = [name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY]
+    for name, value in recipe.options.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(
+                f"{recipe.method} has no option {name!r}{hint} (it has: {', '.join(known)})"
+            )
+        whole = parameters[name].annotation in (int, int | None)
+        if whole and value is not None and (type(value) is not int or value < 0):
+            raise InputError(f"options.{name} must be a whole number from 0, got {value!r}")
+
+
+Augmentation = Callable[[Sample, int], tuple[np.ndarray, np.ndarray]]
+
+
+def _cropped(seed: int) -> Augmentation:
+    random = np.random.default_rng(seed)
+    return lambda sample, window: random_crop(sample.image, sample.labels, window, random)
+
+
+def _photographic(seed: int) -> Augmentation:
+    random = np.random.RandomState(seed)
+    return lambda sample, window: photographic(sample.image, sample.labels, window, random)
+
+
+AUGMENTATIONS = {"photographic": _photographic, "crop": _cropped}
+"""From a seed to a function of samples and the side of a crop."""
+
+
+def open_source(recipe: Recipe) -> Dataset:
+    """Open what a recipe trains on.
 
     Raises:
-        InputError: the data set does not fill a single batch.
+        InputError: as ``open_dataset``, or the recipe does not say where the data set lies.
     """
+    source = recipe.data
+    known = DATASETS.get(source.name)
+    if source.root is None and known is not None and known.read is not None:
+        raise InputError(
+            f"the data set {source.name} lies on disk: say in which folder with data.root=FOLDER"
+        )
+    return open_dataset(source.name, "train", root=source.root)
+
+
+def batches(dataset: Dataset, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield augmented batches without end.
+
+    Images are (B, 3, y, x) in 0..255, uint8 or float32, labels (B, y, x) uint8.
+
+    Raises:
+        InputError: no such augmentation, or the data set does not fill a single batch.
+    """
+    if recipe.augmentation not in AUGMENTATIONS:
+        raise InputError(
+            f"no augmentation is called {recipe.augmentation!r}; "
+            f"known are {', '.join(AUGMENTATIONS)}"
+        )
     if len(dataset) < recipe.batch_size:
         raise InputError(
             f"the data set has {len(dataset)} pictures, fewer than a batch of {recipe.batch_size}"
         )
-    random = np.random.default_rng(recipe.seed)
+    augment = AUGMENTATIONS[recipe.augmentation](recipe.seed)
 
     def collate(samples: list[Sample]) -> tuple[Tensor, Tensor]:
-        crops = [random_crop(s.image, s.labels, recipe.window, random) for s in samples]
+        crops = [augment(sample, recipe.window) for sample in samples]
         images, labels = (torch.from_numpy(np.stack(parts)) for parts in zip(*crops, strict=True))
         return images.permute(0, 3, 1, 2), labels
 
@@ -171,10 +249,11 @@ def steps(
             images.float() / 255,
             labels,
             text,
-            setting=SETTINGS[recipe.setting],
+            setting=find_setting(recipe.setting),
             vocabulary=dataset.vocabulary,
             focal_weight=recipe.focal_weight,
             dice_weight=recipe.dice_weight,
+            auxiliary_weight=recipe.auxiliary_weight,
         )
         optimizer.zero_grad()
         fabric.backward(sum(losses.values()))
@@ -198,7 +277,8 @@ def fit(
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
     Raises:
-        InputError: a start that does not fit, or a folder that cannot be written.
+        InputError: a recipe that cannot be followed, a start that does not fit, or a folder that
+            cannot be written.
         MissingExtra: the extra ``train`` is not installed.
     """
     fabric = require("lightning_fabric", extra="train").Fabric(
@@ -206,9 +286,10 @@ def fit(
     )
     out = Path(out)
     torch.manual_seed(recipe.seed)
-    dataset = open_dataset(recipe.data, "train")
+    setting = find_setting(recipe.setting)
+    dataset = open_source(recipe)
     model, text_encoder, recipe = build(recipe, start)
-    vocabulary, setting = dataset.vocabulary, SETTINGS[recipe.setting]
+    vocabulary = dataset.vocabulary
     shown = [vocabulary.names[i] for i in setting.shown(vocabulary)]
     text = text_encoder.embed(shown, vocabulary.templates)
     config = ModelConfig(
@@ -221,7 +302,7 @@ def fit(
         window=recipe.window,
         stride=recipe.stride,
         clip=recipe.clip,
-        recipe=asdict(recipe),
+        recipe=recipe.record(),
     )
     log: list[str] = []
     began = time.monotonic()
@@ -233,7 +314,7 @@ def fit(
             log.append(json.dumps({"step": step + 1, "seconds": seconds, "rate": rate, **terms}))
             write_text(out / "log.jsonl", "\n".join(log) + "\n")
         if step + 1 == max(1, recipe.steps // 2):
-            half = replace(config, recipe=asdict(recipe) | {"stopped_at": step + 1})
+            half = replace(config, recipe=recipe.record() | {"stopped_at": step + 1})
             save_pretrained(out / "halfway", model, text_encoder, half)
     save_pretrained(out, model, text_encoder, config)
     return Segmenter(model, text_encoder, config, device=device)

@@ -17,6 +17,7 @@ from unseen.cli.doctor import doctor
 from unseen.cli.embed import embed
 from unseen.cli.evaluate import evaluate
 from unseen.cli.options import say
+from unseen.cli.recipes import recipes
 from unseen.cli.segment import segment
 from unseen.cli.train import train
 from unseen.errors import InputError, MissingExtra
@@ -26,6 +27,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "train": train,
     "convert": convert,
+    "recipes": recipes,
     "embed": embed,
 }
 

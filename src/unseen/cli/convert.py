@@ -1,49 +1,98 @@
 """``unseen convert``."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from unseen.cli.options import Overwrite, refuse_existing
+from unseen.cli.options import Overwrite, refuse_existing, say
 from unseen.errors import InputError
+
+if TYPE_CHECKING:
+    from unseen.published import Recognised
+    from unseen.vocabulary import Vocabulary
 
 
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="The authors' .pth file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
     vocabulary: Annotated[
-        str, typer.Option("--vocabulary", help="What it was trained on: voc20 or coco171.")
-    ],
+        str | None,
+        typer.Option(
+            "--vocabulary",
+            help="What it was trained on: voc20, coco171, context59-released. "
+            "[default: what the file says]",
+        ),
+    ] = None,
     setting: Annotated[
-        Literal["inductive", "transductive", "supervised"],
-        typer.Option("--setting", help="How it was trained."),
-    ],
+        Literal["inductive", "transductive", "supervised"] | None,
+        typer.Option("--setting", help="How it was trained. [default: what the file says]"),
+    ] = None,
+    adapter_only: Annotated[
+        bool,
+        typer.Option(
+            "--adapter-only",
+            help="Leave CLIP out; using the model then needs it: ViT-B/16 from the hub.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a ZegCLIP checkpoint of the authors into a model.
+    """Turn a checkpoint of ZegCLIP's, Cascade-CLIP's or CLIP-RC's authors into a model.
 
     \b
     unseen convert coco_inductive_512_vit_base.pth -o zegclip-coco-inductive \\
         --vocabulary coco171 --setting inductive
     """
     from unseen.checkpoints import ModelConfig, save_pretrained
-    from unseen.checkpoints import convert as run
-    from unseen.clip.archives import read_state
+    from unseen.clip.archives import read_archive
+    from unseen.published import convert as run
+    from unseen.published import recognise
     from unseen.settings import SETTINGS
     from unseen.vocabulary import find_vocabulary
 
     refuse_existing(output, overwrite=overwrite)
-    known = find_vocabulary(vocabulary)
-    model, text, options = run(read_state(checkpoint))
-    if text is None:
+    given = None if vocabulary is None else find_vocabulary(vocabulary)
+    archive = read_archive(checkpoint)
+    says = recognise(archive.state, archive.meta)
+    known = given or says.vocabulary
+    if known is None:
+        raise InputError(
+            f"{checkpoint} does not say what it was trained on: give --vocabulary voc20, coco171 "
+            "or context59-released"
+        )
+    chosen = _choose_setting(setting, says, known, checkpoint)
+    model, text, method, options = run(archive.state)
+    if text is None and not adapter_only:
         raise InputError(f"{checkpoint} lacks the text encoder: is the file whole?")
     config = ModelConfig(
-        method="zegclip",
+        method=method,
         options=options,
         vocabulary=known,
-        setting=setting,
-        calibration=SETTINGS[setting].calibration,
+        setting=chosen,
+        calibration=SETTINGS[chosen].calibration,
+        clip="openai/clip-vit-base-patch16",
     )
-    save_pretrained(output, model, text, config)
+    save_pretrained(output, model, text, config, adapter_only=adapter_only)
+    say(f"{method}, {chosen}, {known.name}; unseen: {', '.join(known.unseen)}")
     print(f"{output} holds the model; use it with: unseen segment PICTURE --model {output}")
+
+
+def _choose_setting(
+    given: str | None, says: "Recognised", vocabulary: "Vocabulary", path: Path
+) -> str:
+    """Settle how a checkpoint was trained, from what the user and the file say."""
+    allowed = says.settings
+    if says.vocabulary is not None and says.vocabulary.names != vocabulary.names:
+        raise InputError(
+            f"{path} was trained on {says.vocabulary.name}, not on {vocabulary.name}: "
+            "leave --vocabulary out"
+        )
+    if given is None and len(allowed) == 1:
+        return allowed[0]
+    if given is None:
+        raise InputError(
+            f"{path} does not say how it was trained: give --setting {' or '.join(allowed)}"
+        )
+    if given not in allowed:
+        raise InputError(f"{path} says it was trained {' or '.join(allowed)}, not {given}")
+    return given

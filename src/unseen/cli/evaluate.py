@@ -14,6 +14,7 @@ from unseen.cli.options import (
     Json,
     Model,
     TextFile,
+    Tta,
     load_segmenter,
     say,
 )
@@ -24,9 +25,20 @@ if TYPE_CHECKING:
 
 NOT_HELD_OUT = {
     "transductive": "their names and which pixels show one of them were known in training",
+    "self-training": "their names were known in training, and any pixel without a seen label could "
+    "be given one of them",
     "supervised": "their masks were shown in training like all others",
     "training-free": "no masks were shown at all",
 }
+
+PROMISED = {
+    "pAcc": "pacc",
+    "mIoU": "miou",
+    "mIoU(S)": "seen",
+    "mIoU(U)": "unseen",
+    "hIoU": "hiou",
+}
+"""Columns of scores and the field of ``Expected`` for each."""
 
 
 def evaluate(
@@ -36,15 +48,22 @@ def evaluate(
     model: Model = None,
     clip: Clip = None,
     data: Annotated[
-        str,
-        typer.Option("--data", help="Data set: miniature, voc, context, coco, …, or a YAML file."),
-    ] = "miniature",
+        str | None,
+        typer.Option(
+            "--data",
+            help="Which data set: miniature, voc, coco, context, …, or a YAML file. "
+            "[default: what the model was trained on]",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="Score as this recipe says and print what it promises."),
+    ] = None,
     root: Annotated[
         Path | None, typer.Option("--root", help="Folder of a data set that is on disk.")
     ] = None,
     split: Annotated[
-        str | None,
-        typer.Option("--split", help="Part of it. [default: what scores are reported on]"),
+        str | None, typer.Option("--split", help="Part of it. [default: test, or voc's val]")
     ] = None,
     count: Annotated[
         int | None, typer.Option("--count", min=1, help="Only this many pictures.")
@@ -57,6 +76,7 @@ def evaluate(
         Path | None, typer.Option("--show-dir", help="Paint every prediction into this folder.")
     ] = None,
     calibration: Calibration = None,
+    tta: Tta = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -65,46 +85,70 @@ def evaluate(
     \b
     unseen evaluate zegclip-miniature-inductive --baselines
     unseen evaluate MODEL --data voc --root VOCdevkit/VOC2012
+    unseen evaluate MODEL --recipe zegclip-coco-to-voc --root VOCdevkit/VOC2012
     """
+    from dataclasses import asdict, replace
+
     from unseen.catalogue import open_dataset
     from unseen.data.datasets import Subset
     from unseen.embeddings import TextEmbeddings
-    from unseen.evaluation import default_calibration, make_baselines
+    from unseen.evaluation import default_calibration, default_source, make_baselines
     from unseen.evaluation import evaluate as run
     from unseen.metrics import chance
+    from unseen.recipes import Evaluation, Source, find_row
 
     if scored and model:
         raise InputError("name the model once: as argument or with --model")
     if clip and baselines:
         raise InputError("--baselines are for trained models: --clip is a baseline itself")
+    if recipe and data:
+        raise InputError("give --data or --recipe, not both: a recipe says which data set")
     model = scored or model
-    dataset = open_dataset(data, split, root=root)
+    row = find_row(recipe) if recipe else None
+    segmenter = load_segmenter(model, clip, device)
+    source = row.data if row else default_source(segmenter.config)
+    if data not in (None, source.name):
+        source = Source(data)
+    dataset = open_dataset(source.name, split, root=root or source.root)
+    if isinstance(row, Evaluation):  # as published: no class of another data set is unseen
+        dataset.vocabulary = replace(dataset.vocabulary, unseen=())
     if count is not None:
         dataset = Subset(dataset, count)
-    segmenter = load_segmenter(model, clip, device)
     offered = TextEmbeddings.load(text, dataset.vocabulary) if text else None
     if offered:
         say(offered.describe())
+    if calibration is None and isinstance(row, Evaluation):
+        calibration = row.calibration
     if calibration is None:
         names = (offered.vocabulary if offered else dataset.vocabulary).names
         calibration = default_calibration(segmenter, names)
     name = clip or model or DEFAULT_MODEL
     scores = {
-        name: run(segmenter, dataset, labels=offered, calibration=calibration, show_dir=show_dir)
+        name: run(
+            segmenter,
+            dataset,
+            labels=offered,
+            calibration=calibration,
+            show_dir=show_dir,
+            tta=tta,
+        )
     }
     if baselines:
         for title, baseline in make_baselines(segmenter).items():
-            scores[title] = run(baseline, dataset, labels=offered, calibration=calibration)
+            scores[title] = run(baseline, dataset, labels=offered, calibration=calibration, tta=tta)
     scores["chance"] = chance(scores[name])
     about = {
-        "data": data,
+        "data": source.name,
         "pictures": len(dataset),
         "unseen": list(dataset.vocabulary.unseen),
         "setting": segmenter.config.setting or "training-free",
         "trained_on": segmenter.config.vocabulary.name if segmenter.config.setting else "",
         "vocabulary": dataset.vocabulary.name,
         "calibration": calibration,
+        "views": "scales and mirror images" if tta else "one",
         "device": str(segmenter.device),
+        "recipe": recipe,
+        "expected": asdict(row.expected) if row and row.expected else None,
     }
     if json:
         results = {title: one.to_dict() for title, one in scores.items()}
@@ -116,16 +160,27 @@ def evaluate(
 def _print_scores(scores: "dict[str, Scores]", about: dict[str, Any]) -> None:
     from unseen.metrics import compare
 
+    views = f", {about['views']}" if about["views"] != "one" else ""
     print(
         f"{about['pictures']} pictures of {about['data']}; {about['setting']}, "
-        f"γ = {about['calibration']:g}, {about['device']}"
+        f"γ = {about['calibration']:g}{views}, {about['device']}"
     )
-    if about["trained_on"] not in ("", about["vocabulary"]):
+    if not about["unseen"]:
+        held_out = " (every class counts as seen)"
+    elif about["trained_on"] not in ("", about["vocabulary"]):
         held_out = f" (the split of {about['vocabulary']}; training was on {about['trained_on']})"
     elif about["setting"] in NOT_HELD_OUT:
         held_out = f" ({NOT_HELD_OUT[about['setting']]})"
     else:
         held_out = ""
     print(f"unseen classes: {', '.join(about['unseen']) or 'none'}{held_out}\n")
-    print(compare({title: one.summary() for title, one in scores.items()}) + "\n")
+    rows: dict[str, dict[str, float | None]] = {t: {**s.summary()} for t, s in scores.items()}
+    if promised := about["expected"]:
+        known = {title: promised[field] for title, field in PROMISED.items()}
+        rows[f"expected of {about['recipe']}"] = {
+            column: known.get(column) for column in next(iter(rows.values()))
+        }
+    print(compare(rows) + "\n")
+    if promised and promised["note"]:
+        print(f"expected: {promised['note']}\n")
     print(next(iter(scores.values())).table())

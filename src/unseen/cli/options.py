@@ -38,6 +38,12 @@ Calibration = Annotated[
         "--calibration", help="γ, subtracted from the scores of classes seen in training."
     ),
 ]
+Tta = Annotated[
+    bool,
+    typer.Option(
+        "--tta", help="Average over scales and mirror images, the authors' --aug-test: 8 × slower."
+    ),
+]
 Templates = Annotated[
     Literal["single", "multi"] | None,
     typer.Option(

@@ -15,6 +15,7 @@ from unseen.cli.options import (
     Model,
     Templates,
     TextFile,
+    Tta,
     load_segmenter,
     read_labels,
     say,
@@ -40,6 +41,7 @@ def segment(
         "segmented"
     ),
     calibration: Calibration = None,
+    tta: Tta = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -82,7 +84,7 @@ def segment(
             say(f"error: {error}")
             failures += 1
             continue
-        result = segmenter(image, looked_for, calibration=calibration)
+        result = segmenter(image, looked_for, calibration=calibration, tta=tta)
         save_image(result.overlay(), files["overlay"])
         save_image(result.mask_image(), files["mask"])
         results.append(

@@ -6,11 +6,20 @@ from typing import Annotated
 
 import typer
 
-from unseen.cli.options import Device, Json, Overwrite, refuse_existing
+from unseen.cli.options import Device, Json, Overwrite, refuse_existing, say
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe; 'unseen recipes' lists them.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Changes: steps=10, data.root=PATH, options.prompts=20."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file of changes; the others go before it.")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Instead of the recipe's.")
     ] = None,
@@ -31,18 +40,21 @@ def train(
 
     \b
     unseen train zegclip-miniature-inductive
+    unseen train zegclip-voc-inductive data.root=VOCdevkit/VOC2012 batch_size=8
     unseen train zegclip-miniature-transductive \\
         --from runs/zegclip-miniature-inductive/halfway
     """
-    from dataclasses import replace
+    from unseen.recipes import find_recipe, override, read_assignments, read_overrides
 
-    from unseen.recipes import find_recipe
-
-    plan = find_recipe(recipe)
-    if steps is not None:
-        plan = replace(plan, steps=steps)
-    if seed is not None:
-        plan = replace(plan, seed=seed)
+    row = find_recipe(recipe)
+    given = {key: value for key, value in (("steps", steps), ("seed", seed)) if value is not None}
+    named = read_assignments(changes or ()) | given
+    plan = override(row, (read_overrides(config) if config else {}) | named)
+    if plan.batch_size != row.batch_size:
+        say(
+            f"note: batches of {plan.batch_size} instead of the recipe's {row.batch_size}; scores "
+            f"may differ, and the learning rate stays at {plan.learning_rate:g}"
+        )
     out = out or Path("runs") / plan.name
     refuse_existing(out, overwrite=overwrite)
     from unseen.training import fit

@@ -5,8 +5,9 @@ import re
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,21 +17,45 @@ from unseen.errors import InputError
 State = dict[str, Tensor]
 
 
+class Archive(NamedTuple):
+    """A weights file's tensors by name, and what was stored beside them (mmcv's ``meta``)."""
+
+    state: State
+    meta: dict[str, Any]
+
+
+# plain numbers in numpy's clothes, as training hooks leave them in a checkpoint's meta: nothing but
+# numbers can be made of these. numpy 1 and numpy 2 write different names for the first
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMBERS: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in "fdqilh?"},
+]
+
+
 def read_state(path: str | Path) -> State:
     """Read the tensors of a weights file by name, executing nothing.
 
     Takes safetensors, ``torch.save`` files of tensors (also nested under ``state_dict``), and
     TorchScript archives.
     """
+    return read_archive(path).state
+
+
+def read_archive(path: str | Path) -> Archive:
+    """Read what ``read_state`` reads, and the ``meta`` that lies beside a ``state_dict``."""
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return Archive(load_file(path), {})
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                    return _read_torchscript(archive)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+                    return Archive(_read_torchscript(archive), {})
+        with torch.serialization.safe_globals(_NUMBERS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
     except Exception as error:  # a broken pickle can raise anything
@@ -47,7 +72,8 @@ def read_state(path: str | Path) -> State:
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path} holds no weights by name: expected a state dict")
-    return dict(state)
+    meta = content.get("meta") if state is not content else None
+    return Archive(dict(state), meta if isinstance(meta, dict) else {})
 
 
 _DTYPES = {

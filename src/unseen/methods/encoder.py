@@ -1,19 +1,24 @@
-"""Frozen CLIP with deep visual prompts: ZegCLIP's image encoder and the trained part of it.
+"""Frozen CLIP with deep visual prompts, the encoder of all three methods; what Cascade-CLIP taps
+on its way, and CLIP-RC's region tokens.
 
 Design 1, "Deep Prompt Tuning", of ZegCLIP (Zhou et al., arXiv 2212.03588), after Visual Prompt
 Tuning (Jia et al., arXiv 2203.12119): with z the class token, H the patches and P_l the prompts of
 block l, [z_l, _, H_l] = Block_l([z_{l-1}, P_l, H_{l-1}]).
 
-ZegCLIP's code departs from CLIP in two places that its numbers need, both named where they happen:
-the class embedding counts twice, and features pass two layer norms.
+The authors' code departs from CLIP in two places that its numbers need, both named where they
+happen: the class embedding counts twice, and features pass two layer norms.
 """
+
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unseen.clip.model import ImageEncoder, resample_positions
+from unseen.clip.model import ImageEncoder, VisionConfig, resample_positions
+from unseen.errors import InputError
 from unseen.model import Encoder, ImageFeatures
 
 
@@ -52,6 +57,84 @@ class Prompts(nn.Module):
         return self.dropout(self.project(tokens).expand(batch, -1, -1))
 
 
+class Stages(nn.Module):
+    """What blocks on the way say, taken into the joint space (Cascade-CLIP, arXiv 2406.00670).
+
+    Each block has a layer norm and a projection of its own. The authors mean to train them, but
+    their names escape the pattern that selects what is trained: they stay frozen at random values,
+    which a checkpoint therefore must hold.
+
+    Args:
+        config: sizes of the image encoder.
+        blocks: numbers of the blocks to tap, counted from 1 as in the paper. The last block needs
+            nothing here: its map is the final one.
+        trained: train the norms and projections, unlike the authors.
+    """
+
+    def __init__(
+        self, config: VisionConfig, blocks: Sequence[int], *, trained: bool = False
+    ) -> None:
+        super().__init__()
+        self.blocks = tuple(sorted(set(blocks)))
+        if any(not 1 <= block <= config.layers for block in self.blocks):
+            raise InputError(
+                f"blocks are numbered 1 to {config.layers} in this CLIP, got {list(self.blocks)}: "
+                "name others in groups"
+            )
+        self.last = config.layers
+        inner = sum(block < config.layers for block in self.blocks)
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(inner))
+        self.proj = nn.Parameter(
+            config.width**-0.5 * torch.randn(inner, config.width, config.embed_dim)
+        )
+        self.requires_grad_(trained)
+
+    def forward(
+        self, tapped: Mapping[int, Float[Tensor, "B L M"]], final: Float[Tensor, "B D h w"]
+    ) -> tuple[Float[Tensor, "B D h w"], ...]:
+        """Project the patches of each tapped block, by number; return all maps in block order."""
+        maps = []
+        for i, block in enumerate(self.blocks):
+            if block == self.last:
+                maps.append(final)
+                continue
+            maps.append(as_map(self.norms[i](tapped[block]) @ self.proj[i], final.shape[2:]))
+        return tuple(maps)
+
+
+def as_map(tokens: Float[Tensor, "B L D"], grid: Sequence[int]) -> Float[Tensor, "B D h w"]:
+    """Lay embeddings out on their grid, at unit length."""
+    return F.normalize(tokens, dim=-1).transpose(1, 2).unflatten(2, tuple(grid))
+
+
+def region_mask(
+    grid: tuple[int, int], side: int, before: int, device: torch.device | None = None
+) -> Float[Tensor, "L L"]:
+    """Return which tokens attend to which, as 0 or -inf to be added: CLIP-RC's region bridge.
+
+    Region tokens follow the patches. A patch sees the token of its own region, a region token sees
+    the patches of its region and itself; class token and prompts do not see region tokens nor are
+    seen by them. Regions are the cells of a ``side`` × ``side`` grid laid over the patches.
+
+    Args:
+        grid: (height, width) in patches.
+        side: regions in a row and in a column.
+        before: tokens before the patches: class token and prompts.
+        device: where to.
+    """
+    rows, columns = (torch.arange(n, device=device) * side // n for n in grid)
+    owner = (rows[:, None] * side + columns).flatten()
+    member = owner[:, None] == torch.arange(side**2, device=device)  # (h·w, R)
+    regions, patches = side**2, slice(before, before + len(owner))
+    length = before + len(owner) + regions
+    allowed = torch.zeros(length, length, dtype=torch.bool, device=device)
+    allowed[:-regions, :-regions] = True
+    allowed[patches, -regions:] = member
+    allowed[-regions:, patches] = member.T
+    allowed[-regions:, -regions:] = torch.eye(regions, dtype=torch.bool, device=device)
+    return torch.zeros(length, length, device=device).masked_fill(~allowed, -torch.inf)
+
+
 class PromptedEncoder(Encoder):
     """CLIP's image encoder, frozen, with trained prompts in its blocks.
 
@@ -59,40 +142,89 @@ class PromptedEncoder(Encoder):
         clip: the encoder to adapt; its parameters stop requiring gradients.
         prompts: tokens per block.
         depth: blocks after the first with prompts; by default all.
+        regions: CLIP-RC's region tokens, a square number; none by default.
+        stages: what to tap on the way; nothing by default.
     """
 
-    def __init__(self, clip: ImageEncoder, *, prompts: int, depth: int | None = None) -> None:
+    def __init__(
+        self,
+        clip: ImageEncoder,
+        *,
+        prompts: int,
+        depth: int | None = None,
+        regions: int = 0,
+        stages: Stages | None = None,
+    ) -> None:
         super().__init__()
+        if prompts < 1:
+            raise InputError(
+                f"prompts must be 1 or more, got {prompts}; CLIP without any is the method 'frozen'"
+            )
+        self.region_side = math.isqrt(regions)
+        if self.region_side**2 != regions:
+            raise InputError(f"regions must be a square number such as 4, 9 or 16, got {regions}")
         self.clip = clip.requires_grad_(False)
         config = clip.config
         depth = config.layers - 1 if depth is None else depth
         self.prompts = Prompts(prompts, depth, config.width, config.patch_size)
+        # as published: each starts as CLIP's class token and, its name escaping the pattern that
+        # selects what is trained, stays so
+        start = clip.class_embedding + clip.positional_embedding[0]
+        tokens = start.detach().repeat(regions, 1)
+        self.regions = nn.Parameter(tokens, requires_grad=False) if regions else None
+        self.stages = stages
 
     def embed(
         self, image: Float[Tensor, "B 3 H W"]
     ) -> tuple[Float[Tensor, "B L M"], tuple[int, int]]:
-        """Return [class token, patches] as the first block takes them, and the patch grid."""
+        """Return [class token, patches, regions] as the first block takes them, and the grid."""
         patches, grid = self.clip.patchify(image)
         positions = resample_positions(self.clip.positional_embedding, grid)
-        # ZegCLIP's class token holds the class embedding twice: once as token, once in its position
+        # the class token holds the class embedding twice: once as token, once in its position
         cls = 2 * self.clip.class_embedding + positions[0]
-        tokens = torch.cat([cls.expand(len(image), 1, -1), patches + positions[1:]], dim=1)
-        return self.clip.ln_pre(tokens), grid
+        tokens = [cls.expand(len(image), 1, -1), patches + positions[1:]]
+        if self.regions is not None:
+            tokens.append(self.regions.expand(len(image), -1, -1))
+        return self.clip.ln_pre(torch.cat(tokens, dim=1)), grid
+
+    def _masks(
+        self, grid: tuple[int, int], device: torch.device
+    ) -> tuple[Float[Tensor, "L L"] | None, Float[Tensor, "L2 L2"] | None]:
+        """Return the masks of blocks without and with prompts, if there are regions."""
+        if self.regions is None:
+            return None, None
+        count = self.prompts.shallow.shape[1]
+        return (
+            region_mask(grid, self.region_side, 1, device),
+            region_mask(grid, self.region_side, 1 + count, device),
+        )
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> ImageFeatures:
         """Encode normalised images of any size from one patch up."""
         tokens, grid = self.embed(image)
-        cls, patches = tokens[:, :1], tokens[:, 1:]
+        cls, rest = tokens[:, :1], tokens[:, 1:]  # rest: patches, then regions
+        patches = slice(0, grid[0] * grid[1])
+        masks = self._masks(grid, image.device)
+        tapped = {}
         for i, block in enumerate(self.clip.transformer.resblocks):
-            if i <= self.prompts.depth:
-                tokens = block(torch.cat([cls, self.prompts(i, len(image)), patches], dim=1))
-            else:
-                tokens = block(torch.cat([cls, patches], dim=1))
+            prompted = i <= self.prompts.depth
+            front = [cls, self.prompts(i, len(image))] if prompted else [cls]
+            before = sum(part.shape[1] for part in front)
+            tokens = block(torch.cat([*front, rest], dim=1), masks[prompted])
             # what a block makes of its prompts is dropped: the next one gets fresh ones
-            cls, patches = tokens[:, :1], tokens[:, -patches.shape[1] :]
-        tokens = torch.cat([cls, patches], dim=1)
-        embedded = self.clip.project(self.prompts.norm(tokens))  # two layer norms in a row
-        embedded = F.normalize(embedded, dim=-1)
+            cls, rest = tokens[:, :1], tokens[:, before:]
+            if self.stages and i + 1 in self.stages.blocks:
+                tapped[i + 1] = self.prompts.norm(rest[:, patches])
+        # two layer norms in a row; the region tokens skip the first
+        embedded = self.clip.project(self.prompts.norm(torch.cat([cls, rest[:, patches]], dim=1)))
+        dense = as_map(embedded[:, 1:], grid)
+        regions = None
+        if self.regions is not None:
+            side = self.region_side
+            regions = as_map(self.clip.project(rest[:, patches.stop :]), (side, side))
         return ImageFeatures(
-            cls=embedded[:, 0], patches=embedded[:, 1:].transpose(1, 2).unflatten(2, grid)
+            cls=F.normalize(embedded[:, 0], dim=-1),
+            patches=dense,
+            stages=self.stages(tapped, dense) if self.stages else (),
+            regions=regions,
         )

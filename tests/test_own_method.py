@@ -1,0 +1,61 @@
+"""Adding a method, as an exercise: a head, a function, an entry; nothing else changes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unseen import ImageFeatures, Prediction, SegmentationModel, Segmenter, evaluate, fit
+from unseen.data.datasets import Subset
+from unseen.methods import METHODS
+from unseen.methods.cascade import Cascade
+from unseen.methods.encoder import PromptedEncoder, Stages
+from unseen.miniature.scenes import Scenes
+from unseen.miniature.world import MICRO
+
+
+class CosineHead(nn.Module):
+    """A learned map of the patches, compared with text; its size enters the loss."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(dim, dim)
+        self.scale = nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, features: ImageFeatures, text: Float[Tensor, "C D"]) -> Prediction:
+        patches = self.map(features.patches.movedim(1, -1))
+        logits = self.scale * (nn.functional.normalize(patches, dim=-1) @ text.T).movedim(-1, 1)
+        return Prediction(logits, {"size": self.map.weight.square().mean()})
+
+
+def cosine(clip, *, prompts: int = 2) -> SegmentationModel:
+    return SegmentationModel(
+        PromptedEncoder(clip, prompts=prompts), CosineHead(clip.config.embed_dim)
+    )
+
+
+@pytest.mark.parametrize("setting", ["inductive", "supervised"])
+def test_a_new_method_trains_saves_and_is_scored(micro_recipe, tmp_path, monkeypatch, setting):
+    monkeypatch.setitem(METHODS, "cosine", cosine)
+    recipe = replace(micro_recipe, method="cosine", options={"prompts": 2}, setting=setting)
+    trained = fit(recipe, out=tmp_path / "run", device="cpu")
+    assert '"size"' in (tmp_path / "run" / "log.jsonl").read_text()
+    again = Segmenter.from_pretrained(tmp_path / "run", device="cpu")
+    picture = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    assert (again(picture, "bus, sky").mask == trained(picture, "bus, sky").mask).all()
+    scenes = Subset(Scenes("test", vocabulary=MICRO, size=48), 2)
+    assert 0 <= evaluate(again, scenes).pixel_accuracy <= 1
+
+
+def test_a_new_head_cascades_at_once(micro_clip):
+    dim, groups = micro_clip.image.config.embed_dim, ((1, 2), (3,))
+    encoder = PromptedEncoder(
+        micro_clip.image, prompts=2, stages=Stages(micro_clip.image.config, (1, 2, 3))
+    )
+    model = SegmentationModel(encoder, Cascade([CosineHead(dim), CosineHead(dim)], groups))
+    prediction = model(torch.rand(2, 3, 48, 32), torch.randn(5, dim))
+    assert prediction.logits.shape == (2, 5, 6, 4)
+    assert prediction.auxiliary["size"] > 0

@@ -1,0 +1,154 @@
+"""The authors' checkpoints: key tables, recognition, conversion."""
+
+import numpy as np
+import pytest
+import torch
+
+from unseen.checkpoints import load_pretrained
+from unseen.clip import CLIP
+from unseen.clip.archives import read_archive
+from unseen.errors import InputError
+from unseen.methods import METHODS
+from unseen.published import (
+    PUBLISHED,
+    Keys,
+    cascade_keys,
+    cliprc_keys,
+    convert,
+    recognise,
+    translate,
+    zegclip_keys,
+)
+from unseen.vocabulary import VOC20
+
+TABLES = {
+    "zegclip": zegclip_keys,
+    "cascade": lambda layers: cascade_keys(layers, decoders=2),
+    "cliprc": cliprc_keys,
+}
+OPTIONS: dict[str, dict[str, object]] = {
+    "zegclip": {},
+    "cascade": {"groups": [[1, 2], [3]]},
+    "cliprc": {"regions": 4},
+}
+DEAD = {
+    "zegclip": ["decode_head.decoder_1.layers.{}."],
+    "cascade": [f"decode_head.cascade_decoders.{i}.layers.{{}}." for i in range(2)],
+    "cliprc": [f"decode_head.decoder_{part}.layers.{{}}." for part in "qv"],
+}
+
+
+def authors_state(clip: CLIP, method: str = "zegclip", layers: int = 3) -> dict[str, torch.Tensor]:
+    """Name a model's weights as the authors do, dead weights included."""
+    options = {"prompts": 2, "depth": 1, "layers": layers, "heads": 4, **OPTIONS[method]}
+    model = METHODS[method](clip.image, **options)
+    ours = model.state_dict() | {f"text.{k}": v for k, v in clip.text.state_dict().items()}
+    table: Keys = TABLES[method](layers)
+    back: Keys = {new: old for old, new in table.items() if new is not None}
+    state = {
+        str(translate(key, back)): value
+        for key, value in ours.items()
+        if key not in ("mean", "std")
+    }
+    dim = clip.image.config.embed_dim
+    for start in DEAD[method]:
+        for i in range(layers):
+            state[f"{start.format(i)}self_attn.in_proj_weight"] = torch.zeros(3 * dim, dim)
+            state[f"{start.format(i)}norm1.weight"] = torch.zeros(dim)
+        if method != "cliprc":
+            last = start.format(layers - 1)
+            state[f"{last}multihead_attn.v.weight"] = torch.zeros(dim, dim)
+            state[f"{last}linear1.weight"] = torch.zeros(4 * dim, dim)
+    if method != "cliprc":
+        state["decode_head.loss_decode.criterion.empty_weight"] = torch.ones(16)
+    return state
+
+
+@pytest.mark.parametrize("method", TABLES)
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_conversion_is_a_table_that_reads_both_ways(micro_clip: CLIP, method, layers):
+    state = authors_state(micro_clip, method, layers)
+    model, text, found, options = convert(state, heads=2, text_heads=1, decoder_heads=4)
+    assert found == method
+    assert options == {
+        "prompts": 2, "depth": 1, "layers": layers, "heads": 4, **OPTIONS[method]
+    }  # fmt: skip
+    table = TABLES[method](layers)
+    for key, value in state.items():
+        ours = translate(key, table)
+        if ours and ours.startswith("text."):
+            assert torch.equal(text.state_dict()[ours.removeprefix("text.")], value)
+        elif ours:
+            assert torch.equal(model.state_dict()[ours], value)
+
+
+def test_head_counts_default_to_the_published_ones(micro_clip: CLIP):
+    converted = convert(authors_state(micro_clip))
+    assert converted.options["heads"] == 8
+    assert converted.model.encoder.clip.config.heads == 1
+
+
+def test_checkpoints_of_several_processes_lose_their_prefix(micro_clip: CLIP):
+    state = {f"module.{key}": value for key, value in authors_state(micro_clip).items()}
+    convert(state)
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "says"),
+    [
+        ("zegclip", {"decode_head.surprise": torch.zeros(1)}, "decode_head.surprise"),
+        ("zegclip", {"decode_head.q_proj.bias": None}, "lacks project.bias"),
+        ("zegclip", {"backbone.conv1.weight": None}, "lacks 'conv1.weight'"),
+        ("zegclip", {"backbone.prompt_embeddings": None}, "lacks 'encoder.prompts.shallow'"),
+        ("zegclip", {"backbone.surprise": torch.zeros(1)}, "unknown surprise"),
+        ("cascade", {"backbone.proj_layers": None}, "lacks stages.proj"),
+        ("cascade", {"decode_head.weights_s1": None}, "does not fit|do not fit|lacks"),
+        ("cliprc", {"backbone.region_level_bridge": None}, "lacks 'encoder.regions'"),
+        ("cliprc", {"decode_head.lateral_proj.weight": None}, "lacks merge.weight"),
+    ],
+)
+def test_keys_missing_or_too_many_get_one_sentence(micro_clip: CLIP, method, change, says):
+    state = authors_state(micro_clip, method)
+    for key, value in change.items():
+        state.pop(key) if value is None else state.update({key: value})
+    with pytest.raises(InputError, match=says):
+        convert(state)
+
+
+def test_what_is_no_checkpoint_of_theirs_is_refused():
+    with pytest.raises(InputError, match="no decoder of theirs"):
+        convert({"visual.conv1.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("method", "buffer", "config", "settings"),
+    [
+        ("zegclip", 16, "", ("inductive", "transductive")),
+        ("zegclip", 16, "model = dict(self_training=False)", ("inductive",)),
+        ("zegclip", 21, "", ("transductive", "supervised")),
+        ("zegclip", 21, "self_training = True", ("transductive",)),
+        ("cascade", 21, "self_training=False", ("supervised",)),
+        ("cliprc", None, "", ("inductive", "transductive", "supervised")),
+    ],
+)
+def test_a_checkpoint_tells_what_it_can(micro_clip: CLIP, method, buffer, config, settings):
+    state = authors_state(micro_clip, method)
+    if buffer:
+        state["decode_head.loss_decode.criterion.empty_weight"] = torch.ones(buffer)
+    found = recognise(state, {"CLASSES": VOC20.names, "config": config})
+    assert found == (method, VOC20, settings)
+    assert recognise(state, {}).vocabulary is None
+
+
+def test_numbers_of_training_hooks_do_not_keep_a_checkpoint_from_being_read(tmp_path):
+    meta = {"hook_msgs": {"best_score": np.float64(0.5), "best": np.float32(1), "n": np.int64(3)}}
+    torch.save({"meta": meta, "state_dict": {"a": torch.ones(2)}}, tmp_path / "x.pth")
+    archive = read_archive(tmp_path / "x.pth")
+    assert archive.meta["hook_msgs"]["best_score"] == 0.5
+    assert torch.equal(archive.state["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_names_say_where_the_file_is_and_how_to_convert_it(name):
+    with pytest.raises(InputError, match="download the authors' file.*unseen convert"):
+        load_pretrained(name)
