@@ -7,7 +7,7 @@ from torch import nn
 from unseen.clip import CLIP, ImageEncoder, VisionConfig
 from unseen.clip.model import resample_positions
 from unseen.methods.encoder import PromptedEncoder
-from unseen.methods.frozen import TextSimilarity, maskclip
+from unseen.methods.frozen import TextSimilarity, frozen, maskclip, plain
 from unseen.model import ImageFeatures
 
 
@@ -147,3 +147,19 @@ def test_training_free_names_are_the_nearest_text():
 
 def test_maskclip_uses_clips_own_pixel_statistics(micro_clip: CLIP):
     assert maskclip(micro_clip.image).mean.flatten()[0].item() == pytest.approx(0.4814547, abs=1e-6)
+
+
+def test_plain_patches_are_clips_own_tokens(clip):
+    image = torch.randn(1, 3, 24, 40)
+    tokens = F.normalize(clip(image), dim=-1)
+    for model in (plain(clip), frozen(clip, heads=2)):
+        features = model.encoder(image)
+        assert torch.equal(features.cls, tokens[:, 0])
+        assert torch.equal(features.patches.flatten(2), tokens[:, 1:].transpose(1, 2))
+
+
+def test_of_frozen_clip_only_the_head_is_trained(clip):
+    trained = {
+        n.split(".")[0] for n, p in frozen(clip, heads=2).named_parameters() if p.requires_grad
+    }
+    assert trained == {"head"}

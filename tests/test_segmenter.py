@@ -214,11 +214,17 @@ def test_devices_that_are_not_there_get_one_sentence():
         resolve_device(missing)
 
 
-def test_clip_alone_segments_with_nothing_trained():
-    segmenter = Segmenter.from_clip("miniature", device="cpu")
+@pytest.mark.parametrize("method", ["maskclip", "plain"])
+def test_clip_alone_segments_with_nothing_trained(method):
+    segmenter = Segmenter.from_clip("miniature", method=method, device="cpu")
     result = segmenter(np.full((64, 64, 3), (110, 165, 235), np.uint8), "sky, road, cow")
     assert result.mask.shape == (64, 64)
     assert result.unseen == ()
+
+
+def test_a_method_that_must_be_trained_is_not_clip_alone():
+    with pytest.raises(InputError, match="maskclip or plain"):
+        Segmenter.from_clip("miniature", method="zegclip")
 
 
 def test_embeddings_saved_from_a_half_precision_model_are_of_the_same_clip(micro):

@@ -22,7 +22,7 @@ from unseen.data.transforms import fit_short_side, resize_image
 from unseen.drawing import mask_image, overlay
 from unseen.embeddings import TextEmbeddings, fingerprint
 from unseen.errors import InputError
-from unseen.methods import maskclip
+from unseen.methods import METHODS
 from unseen.model import SegmentationModel
 from unseen.vocabulary import Vocabulary, read_vocabulary
 from unseen.writing import write_whole
@@ -274,22 +274,26 @@ class Segmenter:
         cls,
         source: str | Path,
         *,
+        method: str = "maskclip",
         heads: int | None = None,
         short_side: int | None = None,
         device: str = "auto",
     ) -> "Segmenter":
-        """Segment with CLIP alone, nothing trained: MaskCLIP's read-out.
+        """Segment with CLIP alone, nothing trained.
 
         Args:
             source: what ``load_clip`` takes: a file, a folder, a hub name; or ``miniature``.
+            method: ``maskclip``, whose last block keeps every patch's own value, or ``plain``.
             heads: attention heads of the image encoder, where they are not one per 64 channels.
             short_side: pixels of a picture's short side, by default twice what CLIP was trained on.
             device: as everywhere.
         """
+        if method not in ("maskclip", "plain"):
+            raise InputError(f"CLIP alone is read by maskclip or plain, got {method!r}")
         clip = load_clip(shipped_clip() if source == "miniature" else source, heads=heads)
         side = short_side or 2 * clip.image.config.image_size
         config = ModelConfig(
-            method="maskclip",
+            method=method,
             options={},
             vocabulary=read_vocabulary("miniature" if source == "miniature" else "coco171"),
             setting="",
@@ -298,7 +302,7 @@ class Segmenter:
             stride=max(1, round(side * 426 / 512)),
             clip=str(source),
         )
-        return cls(maskclip(clip.image), clip.text, config, device=device)
+        return cls(METHODS[method](clip.image), clip.text, config, device=device)
 
     @cached_property
     def fingerprint(self) -> str:
