@@ -461,6 +461,18 @@ def test_embed_writes_a_file_that_says_what_it_is_of(unseen, scene, segmenter):
     assert TextEmbeddings.load("one.safetensors").vocabulary.templates == SINGLE_TEMPLATE
 
 
+def test_a_data_set_file_stands_for_its_labels(unseen, scene, tmp_path):
+    (tmp_path / "mine.yaml").write_text("names: [cow, sky]\nunseen: [cow]\ntemplates: single\n")
+    assert unseen("embed", "mine.yaml", "-o", "text.safetensors").code == 0
+    stored = TextEmbeddings.load("text.safetensors").vocabulary
+    assert (stored.names, stored.templates) == (("cow", "sky"), SINGLE_TEMPLATE)
+    run = unseen("segment", scene, "--labels", "mine.yaml", "--json")
+    assert json.loads(run.out)[0]["labels"] == ["cow", "sky"]
+    (tmp_path / "mine.yaml").write_text("nmaes: [cow, sky]\n")
+    run = unseen("segment", scene, "--labels", "mine.yaml")
+    assert run.code == 2 and "did you mean 'names'" in run.err
+
+
 def test_embeddings_of_another_clip_are_refused(unseen, scene, tmp_path):
     for seed in (0, 1):
         torch.manual_seed(seed)

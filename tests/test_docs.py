@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
+from test_data import write, write_picture
 
 import unseen.segmenter
+from unseen.catalogue import DATASETS, open_dataset
 from unseen.cli import FAMILIES, VERBS, app
 from unseen.cli.options import DEFAULT_MODEL
+from unseen.data.own import KEYS
 from unseen.evaluation import evaluate, make_baselines
 from unseen.metrics import chance, compare
 from unseen.miniature.scenes import Scenes
@@ -85,6 +89,30 @@ def test_every_command_uses_verbs_and_options_that_exist(document):
             command = command.commands[arguments.pop(0)]
         known = {option for p in command.params for option in p.opts}
         assert {a for a in arguments if a.startswith("-")} <= known, call
+
+
+def test_the_data_set_file_of_the_documents_opens(tmp_path, monkeypatch):
+    data = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (text,) = blocks(data, "yaml")
+    (tmp_path / "farm.yaml").write_text(text)
+    labels = [[0, 1, 2, 7, 8, 9, 10, 255]]
+    for name in ("a", "b"):
+        write_picture(tmp_path / "farm" / "photos" / f"{name}.jpg", (1, 8))
+        write(tmp_path / "farm" / "masks" / f"{name}_ids.png", labels)
+    write_picture(tmp_path / "farm" / "later" / "photos" / "c.png", (1, 8))
+    write(tmp_path / "farm" / "later" / "masks" / "c.png", labels)
+    (tmp_path / "farm" / "train.txt").write_text("a\n")
+    (tmp_path / "farm" / "val.txt").write_text("photos/b.jpg\n")
+    for split, name in {"train": "a", "val": "b", "test": "c", None: "c"}.items():
+        dataset = open_dataset("farm.yaml", split)
+        assert dataset.names == [name]
+        assert dataset[0].labels.tolist() == [[255, 0, 1, 2, 3, 4, 4, 255]]
+    assert set(yaml.safe_load(text)) <= set(KEYS)
+    for key in KEYS:
+        assert f"`{key}`" in data or f"\n{key}:" in text, key
+    exec(blocks(data, "python")[0], {})
+    assert all(f"`{name}`" in data for name in DATASETS if name != "micro")
 
 
 def test_the_results_are_what_evaluate_printed():

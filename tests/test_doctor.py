@@ -68,6 +68,18 @@ def test_labels_shifted_by_one_are_told(yard, unseen):
     assert "id 0 is background, ignored" in run.out and "1 is 'grass'" in run.out
 
 
+def test_background_that_passes_for_the_first_name_is_told(yard, unseen, tmp_path):
+    path = yard([0, 0, 1, 1])
+    for i in range(10):
+        write_picture(tmp_path / "in" / f"{i}.jpg")
+        write(tmp_path / "masks" / f"{i}.png", [[0, 0, 1, 255]])
+    run = unseen("doctor", "data", path)
+    assert run.code == 0 and "id 0, 'grass', has 63% of the labelled pixels" in run.out
+    assert "look:" not in unseen("doctor", "data", path, "--count", "5").out
+    path = yard([0, 0, 1, 1], names="Background, cow, fence")
+    assert "look:" not in unseen("doctor", "data", path).out
+
+
 def test_a_class_taken_for_background_is_told(yard, unseen):
     run = unseen("doctor", "data", yard([0, 0, 1, 2], "reduce_zero: true"))
     assert run.code == 0 and "the last name 'fence', never occurs" in run.out

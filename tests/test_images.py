@@ -196,6 +196,26 @@ def test_photographic_crops_are_padded_squares_that_a_seed_decides(pixels):
     assert MEAN_COLOUR == IMAGENET_MEAN
 
 
+def test_photographic_draws_come_in_the_published_order(pixels):
+    class Recorder(np.random.RandomState):
+        def __getattribute__(self, name):
+            if name in ("random_sample", "randint", "uniform"):  # rand is random_sample
+                drawn.append(name)
+            return super().__getattribute__(name)
+
+    labels = np.repeat(np.arange(20, dtype=np.uint8)[:, None], 30, axis=1)
+    orders = set()
+    for seed in range(100):
+        drawn: list[str] = []
+        photographic(pixels, labels, 16, Recorder(seed))
+        assert drawn[:4] == ["random_sample", "randint", "randint", "random_sample"]
+        orders.add(tuple(drawn[4:]))
+    coin, value, shift = "randint", "uniform", "randint"
+    assert (coin,) * 5 in orders  # no change: brightness, order, contrast, saturation, hue
+    assert (coin, value, coin, coin, value, coin, value, coin, shift) in orders  # contrast first
+    assert (coin, value, coin, coin, value, coin, shift, coin, value) in orders  # contrast last
+
+
 def test_photographic_crops_are_turned_over_half_of_the_time(pixels):
     labels = np.tile(np.arange(30, dtype=np.uint8), (20, 1))  # rising to the right
     flipped = 0

@@ -196,6 +196,10 @@ def test_broken_downloads_are_named(tmp_path):
     with pytest.raises(InputError, match="e.mat is not a label map of SBD"):
         prepare("voc", voc, tmp_path / "data")
     context = download_context(tmp_path / "context")
+    path = context / "trainval_merged.json"
+    path.write_text(path.read_text().replace('"height": 2', '"height": 3'))
+    with pytest.raises(InputError, match="holds regions of 2008_. that cannot be painted"):
+        prepare("context", context, tmp_path / "data")
     (context / "trainval_merged.json").write_text('{"images": [')
     with pytest.raises(InputError, match="not whole JSON"):
         prepare("context", context, tmp_path / "data")

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from unseen.catalogue import open_dataset as open_dataset
     from unseen.clip import load_clip as load_clip
     from unseen.embeddings import TextEmbeddings as TextEmbeddings
     from unseen.errors import InputError as InputError
@@ -53,6 +54,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "fit": "training",
     "load_clip": "clip",
+    "open_dataset": "catalogue",
 }
 
 __all__ = sorted(_HOMES)

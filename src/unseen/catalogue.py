@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from unseen.data.datasets import Dataset
-from unseen.data.own import own
+from unseen.data.own import SUFFIXES, own
 from unseen.data.published import camvid, coco, context, uavid, udd6, voc
 from unseen.errors import InputError
 from unseen.miniature.scenes import Scenes
@@ -70,7 +70,9 @@ DATASETS = {
 }
 
 
-def open_dataset(name: str, split: str | None = None, *, root: str | Path | None = None) -> Dataset:
+def open_dataset(
+    name: str | Path, split: str | None = None, *, root: str | Path | None = None
+) -> Dataset:
     """Open a data set.
 
     Args:
@@ -82,7 +84,8 @@ def open_dataset(name: str, split: str | None = None, *, root: str | Path | None
     Raises:
         InputError: no such data set, split or folder, or one that is laid out otherwise.
     """
-    if name.lower().endswith((".yaml", ".yml")):
+    name = str(name)
+    if name.lower().endswith(SUFFIXES):
         return own(name, split, root=root)
     if name not in DATASETS:
         near = difflib.get_close_matches(name, DATASETS, n=1)

@@ -41,6 +41,7 @@ def overlay(
     *,
     marked: Sequence[str] = (),
     opacity: float = 0.55,
+    colours: UInt8[np.ndarray, "C 3"] | None = None,
 ) -> Image.Image:
     """Tint a picture by its mask, outline the regions, and list the labels present below it.
 
@@ -50,8 +51,9 @@ def overlay(
         labels: the names.
         marked: names that get a star in the legend: those that were unseen in training.
         opacity: share of the tint, 0 to 1.
+        colours: one for each label; by default the palette's.
     """
-    colours = palette(len(labels))
+    colours = palette(len(labels)) if colours is None else colours
     # small pictures are enlarged, or their legend would be larger than they are
     factor = max(1, round(480 / max(mask.shape)))
     image, mask = (np.repeat(np.repeat(a, factor, 0), factor, 1) for a in (image, mask))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from unseen.cli.options import Clip, Device, Model, Templates, load_segmenter
+from unseen.cli.options import Clip, Device, Model, Templates, find_labels, load_segmenter
 from unseen.errors import InputError
 
 
@@ -14,8 +14,8 @@ def embed(
         str,
         typer.Argument(
             metavar="VOCABULARY",
-            help="Name of a vocabulary (voc20, coco171, …), a file with a label a line, or labels: "
-            "'cat, grass'.",
+            help="Name of a vocabulary (voc20, coco171, …), a file with a label a line, a data "
+            "set's YAML file, or labels: 'cat, grass'.",
         ),
     ],
     output: Annotated[
@@ -39,14 +39,14 @@ def embed(
     """
     from dataclasses import replace
 
-    from unseen.vocabulary import TEMPLATES, read_vocabulary
+    from unseen.vocabulary import TEMPLATES
 
     if output.suffix != ".safetensors":
         raise InputError(f"{output} must end in .safetensors, which is what is written")
     if output.exists() and not overwrite:
         raise InputError(f"{output} is there already: name another file, or --overwrite")
     segmenter = load_segmenter(model, clip, device)
-    vocabulary = read_vocabulary(labels, templates=segmenter.config.vocabulary.templates)
+    vocabulary = find_labels(labels, segmenter.config.vocabulary.templates)
     if templates:
         vocabulary = replace(vocabulary, templates=TEMPLATES[templates])
     embeddings = segmenter.embed(vocabulary)

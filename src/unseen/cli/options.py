@@ -11,6 +11,7 @@ from unseen.errors import InputError
 if TYPE_CHECKING:
     from unseen.embeddings import TextEmbeddings
     from unseen.segmenter import Segmenter
+    from unseen.vocabulary import Vocabulary
 
 DEFAULT_MODEL = "zegclip-miniature-inductive"
 
@@ -79,12 +80,12 @@ def read_labels(
 ) -> "TextEmbeddings":
     """Return the embeddings that --labels, --templates and --text ask for together."""
     from unseen.embeddings import TextEmbeddings
-    from unseen.vocabulary import TEMPLATES, read_vocabulary
+    from unseen.vocabulary import TEMPLATES
 
     if text is not None and templates:
         raise InputError("--templates are for labels to be read: --text is read already")
     sentences = TEMPLATES[templates] if templates else segmenter.config.vocabulary.templates
-    vocabulary = None if labels is None else read_vocabulary(labels, templates=sentences)
+    vocabulary = None if labels is None else find_labels(labels, sentences)
     if text is not None:
         embeddings = TextEmbeddings.load(text, vocabulary)
         if labels is not None and text.suffix != ".npy":
@@ -93,6 +94,17 @@ def read_labels(
         return segmenter.embed(embeddings)
     assert vocabulary is not None
     return segmenter.embed(vocabulary)
+
+
+def find_labels(labels: str, templates: tuple[str, ...]) -> "Vocabulary":
+    """Return what --labels names: also the vocabulary of a data set described in YAML."""
+    from unseen.vocabulary import read_vocabulary
+
+    if labels.lower().endswith((".yaml", ".yml")):
+        from unseen.data.own import own_vocabulary
+
+        return own_vocabulary(labels)
+    return read_vocabulary(labels, templates=templates)
 
 
 def refuse_existing(folder: Path, *, overwrite: bool) -> None:

@@ -11,10 +11,13 @@ from PIL import Image
 from unseen.data.datasets import NAMELESS, Dataset, MaskFolder
 from unseen.data.images import read_image
 from unseen.data.transforms import resize_image, resize_labels
-from unseen.drawing import contact_sheet, overlay
+from unseen.drawing import contact_sheet, overlay, palette
 from unseen.errors import InputError
 from unseen.progress import track
 from unseen.vocabulary import IGNORE, Vocabulary
+
+_IGNORED, _NAMELESS = (90, 90, 90), (255, 0, 0)
+"""Colours on the sheet of what is ignored, and of what has no name."""
 
 
 @dataclass
@@ -207,6 +210,12 @@ def _hints(found: Examination, dataset: Dataset) -> list[str]:
             f"{num_classes - 1}, the largest id is {num_classes}, and {zero}; if 0 is background, "
             "set reduce_zero: true"
         )
+    elif in_order and not reduced and _is_like_background(found):
+        hints.append(
+            f"id 0, {found.vocabulary.names[0]!r}, has {counted[0] / counted.sum():.0%} of the "
+            "labelled pixels and is in nearly every picture: if it is background, set "
+            "reduce_zero: true, since the other labels are shifted by one then"
+        )
     whole = len(found.examined) == found.total and not found.problems
     if reduced and whole and present[0] and not present[num_classes]:
         hints.append(
@@ -218,6 +227,17 @@ def _hints(found: Examination, dataset: Dataset) -> list[str]:
     if ignored > 0.9:
         hints.append(f"{ignored:.0%} of all pixels are ignored: are the right ids mapped?")
     return hints
+
+
+def _is_like_background(found: Examination) -> bool:
+    """Tell whether id 0 is nearly everywhere, without being named so."""
+    labelled, read = found.pixels[:IGNORE].sum(), len(found.sizes)
+    return bool(
+        read >= 10
+        and found.pictures[0] >= 0.95 * read
+        and found.pixels[0] > 0.4 * labelled
+        and found.vocabulary.names[0].casefold() not in ("background", "other", "unlabelled")
+    )
 
 
 def describe_sizes(sizes: list[tuple[int, int]]) -> dict[str, list[int]]:
@@ -254,9 +274,11 @@ def draw_sheet(dataset: Dataset, count: int = 12, side: int = 480) -> Image.Imag
         image, ids = resize_image(image, size), resize_labels(ids, size)
         labels = (ids if meaning is None else meaning[ids]).astype(np.int64)
         shown, present = _show_nameless(labels, ids, names)
+        rest = [_IGNORED] + [_NAMELESS] * (len(present) - len(names))
+        colours = np.array([*palette(len(names) - 1), *rest], np.uint8)
         title = dataset.names[index] if isinstance(dataset, MaskFolder) else str(index)
         marked = dataset.vocabulary.unseen
-        tiles.append((title, overlay(image, shown, present, marked=marked)))
+        tiles.append((title, overlay(image, shown, present, marked=marked, colours=colours)))
     if not tiles:
         raise InputError("not one picture can be read: there is nothing to draw")
     return contact_sheet(tiles)

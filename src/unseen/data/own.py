@@ -16,6 +16,7 @@ from unseen.data.published import read_list
 from unseen.errors import InputError
 from unseen.vocabulary import IGNORE, TEMPLATES, Vocabulary, find_vocabulary
 
+SUFFIXES = (".yaml", ".yml")
 KEYS = (
     "name",
     "root",
@@ -55,6 +56,21 @@ def own(
     fields = _read(path)
     try:
         return _open(path, fields, split, root)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def own_vocabulary(path: str | Path) -> Vocabulary:
+    """Return the vocabulary of the data set that a YAML file describes.
+
+    Raises:
+        InputError: as ``own``, but for the pictures, which are not looked for.
+    """
+    path = Path(path)
+    fields = _read(path)
+    try:
+        _known(fields, KEYS, "the file")
+        return _vocabulary(fields, path.stem)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -212,7 +212,12 @@ def _context(source: Path, target: Path, copy: bool) -> Made:
     _bring(devkit / "JPEGImages", place / "JPEGImages", copy)
 
     def paint(stem: str) -> UInt8[np.ndarray, "H W"]:
-        return _paint(images[stem], regions.get(images[stem]["image_id"], []))
+        try:
+            return _paint(images[stem], regions.get(images[stem]["image_id"], []))
+        except (KeyError, TypeError, ValueError, IndexError):
+            raise InputError(
+                f"{holder / name} holds regions of {stem} that cannot be painted: download it again"
+            ) from None
 
     files = {place / "SegmentationClassContext" / f"{stem}.png": stem for stem in names}
     made, kept = _make(files, paint, "painting Context")

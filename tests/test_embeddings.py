@@ -1,0 +1,85 @@
+"""Text embeddings and position grid of the authors' files: real tensors of CLIP ViT-B/16.
+
+Three files of ZegCLIP's repository are here. Those that may not be are looked for in the folder
+UNSEEN_EMBEDDINGS: coco_single.npy (ZegCLIP) and context-59_multi.npy (Cascade-CLIP).
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from oracles import bilinear
+
+from unseen.clip.model import resample_positions
+from unseen.embeddings import TextEmbeddings
+from unseen.errors import InputError
+from unseen.vocabulary import COCO171, CONTEXT59, VOC20, Vocabulary
+
+HERE = Path(__file__).parent / "goldens" / "embeddings"
+ELSEWHERE = os.environ.get("UNSEEN_EMBEDDINGS")
+GRID = "vit-b-16-pos_emb_197x768.npy"
+
+FILES = {
+    "voc12_single.npy": VOC20,
+    "coco_multi.npy": COCO171,
+    "coco_single.npy": COCO171,
+    "context-59_multi.npy": CONTEXT59,
+}
+
+
+def load(name: str, vocabulary: Vocabulary) -> TextEmbeddings:
+    path = HERE / name
+    if path.is_file():
+        return TextEmbeddings.load(path, vocabulary)
+    if not ELSEWHERE:
+        pytest.skip("UNSEEN_EMBEDDINGS names no folder of the authors' other files")
+    return TextEmbeddings.load(Path(ELSEWHERE, name), vocabulary)
+
+
+@pytest.mark.parametrize(("name", "vocabulary"), FILES.items())
+def test_the_authors_files_hold_a_unit_row_for_each_name(name, vocabulary):
+    embeddings = load(name, vocabulary)
+    assert embeddings.values.shape == (len(vocabulary), 512)
+    assert embeddings.values.dtype == torch.float16
+    norms = embeddings.values.float().norm(dim=1)
+    assert (norms - 1).abs().max() < 1e-3  # rounded after normalising, and used as they are
+    embeddings.check(512, "")
+    with pytest.raises(InputError, match="of another vocabulary"):
+        load(name, Vocabulary("short", vocabulary.names[1:]))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shared"),
+    [
+        ("voc12_single.npy", "coco_multi.npy", 14),
+        ("coco_single.npy", "voc12_single.npy", 14),
+        ("coco_single.npy", "coco_multi.npy", 171),
+        ("context-59_multi.npy", "voc12_single.npy", 19),
+        ("context-59_multi.npy", "coco_multi.npy", 36),
+    ],
+)
+def test_a_name_in_two_files_is_the_nearest_row_in_each(first, second, shared):
+    its_names, other_names = FILES[first], FILES[second]
+    rows, others = (load(file, FILES[file]).values.float() for file in (first, second))
+    similarity = rows @ others.T
+    names = [name for name in its_names.names if name in other_names.names]
+    assert len(names) == shared
+    for name in names:
+        i, j = its_names.names.index(name), other_names.names.index(name)
+        assert similarity[i].argmax() == j, f"{name} in {first} is not where {second} has it"
+        assert similarity[:, j].argmax() == i, f"{name} in {second} is not where {first} has it"
+
+
+def test_the_real_position_grid_is_resampled_as_by_hand():
+    positions = torch.from_numpy(np.load(HERE / GRID, allow_pickle=False))
+    assert positions.shape == (197, 768) and positions.dtype == torch.float32
+    assert resample_positions(positions, (14, 14)) is positions
+    for size in ((32, 32), (20, 43)):
+        resampled = resample_positions(positions, size)
+        assert resampled.shape == (1 + size[0] * size[1], 768)
+        assert (resampled[0] == positions[0]).all()
+        for channel in (0, 300, 767):
+            slow = bilinear(positions[1:, channel].reshape(14, 14), *size)
+            torch.testing.assert_close(resampled[1:, channel].reshape(size), slow)
