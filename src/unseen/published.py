@@ -17,6 +17,7 @@ from unseen.clip.model import TextConfig, VisionConfig
 from unseen.clip.weights import build_image_encoder, build_text_encoder, fill
 from unseen.errors import InputError
 from unseen.methods import METHODS
+from unseen.metrics import markdown
 from unseen.model import SegmentationModel
 from unseen.vocabulary import VOCABULARIES, Vocabulary
 
@@ -171,6 +172,32 @@ PUBLISHED = {
     )
 }
 """The authors' files, by the names of the models they make."""
+
+_DATA = {"voc": "PASCAL VOC 2012", "context": "PASCAL Context", "coco": "COCO-Stuff 164k"}
+
+
+def list_files() -> str:
+    """Return the authors' files as a Markdown table."""
+    rows = []
+    for entry in PUBLISHED.values():
+        pacc, seen, unseen, harmonic = entry.readme
+        spread = [f" ± {value}" for value in entry.spread] if entry.spread else ["", ""]
+        linked = entry.url.startswith("https")
+        rows.append(
+            [
+                f"`{entry.name}`",
+                _DATA[entry.data],
+                "–" if pacc is None else f"{pacc}",
+                f"{seen}{spread[0]}",
+                f"{unseen}{spread[1]}",
+                "–" if harmonic is None else f"{harmonic}",
+                "–" if entry.hours is None else f"{entry.hours:g}",
+                f"[file]({entry.url})" if linked else "their README",
+            ]
+        )
+    heading = ["model", "data set", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU", "hours", "from"]
+    return markdown(heading, rows)
+
 
 OPENAI_VIT_B_16 = (
     "https://openaipublic.azureedge.net/clip/models/"

@@ -12,6 +12,8 @@ from typing import Any
 import typer
 
 from unseen.cli.convert import convert
+from unseen.cli.doctor import doctor
+from unseen.cli.efficiency import efficiency
 from unseen.cli.evaluate import evaluate
 from unseen.cli.options import say
 from unseen.cli.segment import segment
@@ -23,7 +25,11 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "train": train,
     "convert": convert,
+    "efficiency": efficiency,
 }
+
+FAMILIES: dict[str, typer.Typer] = {"doctor": doctor}
+"""Verbs that have verbs of their own."""
 
 app = typer.Typer(
     name="unseen",
@@ -34,6 +40,8 @@ app = typer.Typer(
 )
 for name, verb in VERBS.items():
     app.command(name)(verb)
+for name, family in FAMILIES.items():
+    app.add_typer(family, name=name)
 
 
 def main() -> None:
