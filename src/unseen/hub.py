@@ -69,7 +69,9 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
             "folder"
         )
     if get_token() is None:
-        raise InputError(f"{repository} cannot be pushed: log in first with 'hf auth login'")
+        raise InputError(
+            f"{repository} cannot be pushed: log in first, with huggingface_hub.login()"
+        )
     api = HfApi()
     try:
         address = api.create_repo(repository, private=private, exist_ok=True)
