@@ -1,17 +1,21 @@
 """What the documents say is run, or compared with what the commands print."""
 
 import doctest
+import importlib.util
 import json
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 import unseen.segmenter
+from unseen.checkpoints import ModelConfig
 from unseen.cli import app
 from unseen.cli.options import DEFAULT_MODEL
 from unseen.evaluation import evaluate, make_baselines
@@ -111,3 +115,37 @@ def test_documents_link_to_files_that_exist():
         text = path.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_generated_tables_are_in_step():
+    """Run scripts/write_tables.py if this fails."""
+    path = ROOT / "scripts" / "write_tables.py"
+    spec = importlib.util.spec_from_file_location("write_tables", path)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for file, parts in script.PARTS.items():
+        text = (ROOT / "docs" / file).read_text(encoding="utf-8")
+        for name, make in parts.items():
+            assert script.fill_in(text, name, make()) == text, f"{file}: {name}"
+
+
+def test_the_format_of_models_is_described_field_by_field():
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    description = text.partition("## Our format")[2]
+    named = {field for row in re.findall(r"^\| (`.*?) \|", description, flags=re.MULTILINE)
+             for field in re.findall(r"`(\w+)`", row)}  # fmt: skip
+    written = {field.name for field in fields(ModelConfig)}
+    assert named == written | {"format", "adapter_only", "encoders"}
+
+
+def test_the_citation_file_is_whole():
+    content = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert content["cff-version"] == "1.2.0" and content["license"] == "MIT"
+    citing = (ROOT / "docs" / "citing.md").read_text(encoding="utf-8")
+    for paper in content["references"]:
+        assert paper["authors"] and paper["year"]
+        title = (
+            paper["title"].replace("ZegCLIP", "{ZegCLIP}").replace("Cascade-CLIP", "{Cascade-CLIP}")
+        )
+        assert re.sub(r" CLIP ", " {CLIP} ", title) in citing

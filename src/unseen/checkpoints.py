@@ -140,13 +140,16 @@ def load_pretrained(
 
 def _fetch_model(repository: str) -> Path:
     """Return the folder of a hub repository's model, from the local cache or the network."""
-    paths = [fetch(repository, name) for name in ("config.json", "model.safetensors")]
-    if paths[0] is None or paths[1] is None:
+    config = fetch(repository, "config.json")
+    if config:
+        read_description(config.parent)  # before weights of something else are downloaded
+    weights = fetch(repository, "model.safetensors") if config else None
+    if weights is None:
         raise InputError(
             f"the hub's {repository} holds no model of unseen: expected config.json and "
             "model.safetensors"
         )
-    return paths[1].parent
+    return weights.parent
 
 
 def shipped_models() -> list[str]:

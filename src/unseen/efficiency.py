@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -100,10 +101,13 @@ class Design:
         groups = [tuple(group) for group in options.get("groups", GROUPS)]
         if self.method not in ("zegclip", "cascade", "cliprc"):
             return None
-        if self.method == "cascade" and (
-            options.get("over", "zegclip") != "zegclip" or len(groups[-1]) > 1
-        ):
-            return None
+        if self.method == "cascade":
+            blocks = [block for group in groups for block in group]
+            first = self.vision.layers + 1 - len(blocks)
+            plain = options.get("over", "zegclip") == "zegclip" and len(groups[-1]) == 1
+            # theirs are the blocks right before the last, each once, and the last alone
+            if not plain or blocks != list(range(first, self.vision.layers + 1)):
+                return None
         depth = options.get("depth")
         return Sizes(
             self.method,
@@ -321,13 +325,17 @@ class Latency:
 
 
 def latency(
-    run: Callable[[Tensor], object], image: Tensor, *, warmup: int = 2, repeats: int = 10
+    run: Callable[[Tensor], object],
+    image: Float[Tensor, "B 3 H W"],
+    *,
+    warmup: int = 2,
+    repeats: int = 10,
 ) -> Latency:
     """Time a call on a batch of pictures; asynchronous devices are waited for.
 
     Args:
         run: what is timed; gradients are off.
-        image: (B, 3, H, W), on the device and of the dtype to use.
+        image: on the device and of the dtype to use.
         warmup: calls before.
         repeats: calls to take the median of.
 
