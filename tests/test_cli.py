@@ -239,6 +239,10 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["segment", "a.png", "--labels", "cow", "--text", "no.safetensors"], "there is no file"),
         (["evaluate", "--count", "1", "--calibration", "nan"], "finite"),
         (["segment", "a.png", "--text", "a.npy", "--templates", "single"], "read already"),
+        (["efficiency", "zegclip-voc-inductve"], "did you mean zegclip-voc-inductive"),
+        ("efficiency zegclip-voc-inductive --classes 2 --labels a,b".split(), "not both"),
+        ("efficiency zegclip-voc-inductive --size 8 8 --repeats 0".split(), "one patch of 16"),
+        (["doctor", "checkpoint", "nowhere"], "no file or folder nowhere"),
         (["evaluate", "--clip", "miniature", "--baselines"], "a baseline itself"),
         (["evaluate", "--root", "."], "leave --root out"),
         (["evaluate", "zegclip-coco-inductive"], "download the authors' file"),
@@ -485,6 +489,29 @@ def test_embeddings_of_another_clip_are_refused(unseen, scene, tmp_path):
     assert run.code == 2 and "were made by CLIP" in run.err
     run = unseen(*given)
     assert run.code == 2 and "they are of another CLIP" in run.err
+
+
+def test_efficiency_prints_two_columns_and_its_conditions(unseen):
+    run = unseen("efficiency", "zegclip-miniature-supervised", "--repeats", "2", "--device", "cpu")
+    assert run.code == 0 and "random ones are timed" in run.err
+    for heading in ("64×64, 34 classes", "as published", "windows a second", "p50 / p95", "cpu ("):
+        assert heading in run.out
+    run = unseen(
+        *"efficiency cliprc-coco-inductive --size 512 512 --classes 20 --repeats 0 --json".split()
+    )
+    result = json.loads(run.out)
+    assert result["classes"] == 20 and result["size"] == [512, 512]
+    assert result["published"]["trained_parameters"] == 37_771_008
+    assert "latency" not in result["executed"] and run.err == ""
+
+
+def test_doctor_says_what_a_file_is_and_what_to_do(unseen, micro_clip: CLIP, tmp_path):
+    torch.save({"state_dict": authors_state(micro_clip), "meta": {}}, tmp_path / "authors.pth")
+    run = unseen("doctor", "checkpoint", "authors.pth")
+    assert run.code == 0 and "method: ZegCLIP" in run.out
+    assert "next: unseen convert authors.pth --output FOLDER" in run.out
+    run = unseen("doctor", "checkpoint", "authors.pth", "--json")
+    assert json.loads(run.out)["facts"]["prompts"] == 2
 
 
 def test_help_imports_nothing_slow():

@@ -1,11 +1,13 @@
 """What the documents say is run, or compared with what the commands print."""
 
 import doctest
+import importlib.util
 import json
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from test_data import write, write_picture
 
 import unseen.segmenter
 from unseen.catalogue import DATASETS, open_dataset
-from unseen.cli import FAMILIES, VERBS, app
+from unseen.checkpoints import ModelConfig
+from unseen.cli import app
 from unseen.cli.options import DEFAULT_MODEL
 from unseen.data.own import KEYS
 from unseen.evaluation import evaluate, make_baselines
@@ -77,16 +80,14 @@ def test_the_test_command_is_what_ci_runs():
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda text: text.splitlines()[0])
 def test_every_command_uses_verbs_and_options_that_exist(document):
-    verbs = typer.main.get_command(app).commands
     lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines()
     calls = [line.partition("unseen ")[2] for line in lines if re.search(r"(^|&& )unseen ", line)]
     for call in calls:
-        verb, *arguments = shlex.split(call, comments=True)
-        assert verb in {**VERBS, **FAMILIES}, call
-        command = verbs[verb]
-        if verb in FAMILIES:
-            assert arguments[0] in command.commands, call
-            command = command.commands[arguments.pop(0)]
+        command, arguments = typer.main.get_command(app), shlex.split(call, comments=True)
+        while hasattr(command, "commands"):  # a verb may have verbs of its own
+            verb = arguments.pop(0)
+            assert verb in command.commands, call
+            command = command.commands[verb]
         known = {option for p in command.params for option in p.opts}
         assert {a for a in arguments if a.startswith("-")} <= known, call
 
@@ -148,3 +149,37 @@ def test_documents_link_to_files_that_exist():
         text = path.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_generated_tables_are_in_step():
+    """Run scripts/write_tables.py if this fails."""
+    path = ROOT / "scripts" / "write_tables.py"
+    spec = importlib.util.spec_from_file_location("write_tables", path)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for file, parts in script.PARTS.items():
+        text = (ROOT / "docs" / file).read_text(encoding="utf-8")
+        for name, make in parts.items():
+            assert script.fill_in(text, name, make()) == text, f"{file}: {name}"
+
+
+def test_the_format_of_models_is_described_field_by_field():
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    description = text.partition("## Our format")[2]
+    named = {field for row in re.findall(r"^\| (`.*?) \|", description, flags=re.MULTILINE)
+             for field in re.findall(r"`(\w+)`", row)}  # fmt: skip
+    written = {field.name for field in fields(ModelConfig)}
+    assert named == written | {"format", "adapter_only", "encoders"}
+
+
+def test_the_citation_file_is_whole():
+    content = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert content["cff-version"] == "1.2.0" and content["license"] == "MIT"
+    citing = (ROOT / "docs" / "citing.md").read_text(encoding="utf-8")
+    for paper in content["references"]:
+        assert paper["authors"] and paper["year"]
+        title = (
+            paper["title"].replace("ZegCLIP", "{ZegCLIP}").replace("Cascade-CLIP", "{Cascade-CLIP}")
+        )
+        assert re.sub(r" CLIP ", " {CLIP} ", title) in citing

@@ -1,5 +1,10 @@
 """The authors' checkpoints: key tables, recognition, conversion."""
 
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,14 +12,21 @@ import torch
 from unseen.checkpoints import load_pretrained
 from unseen.clip import CLIP
 from unseen.clip.archives import read_archive
+from unseen.clip.model import TEXT_B, VIT_B_16
 from unseen.errors import InputError
 from unseen.methods import METHODS
 from unseen.published import (
+    LOSS_BUFFER,
     PUBLISHED,
     Keys,
+    Sizes,
     cascade_keys,
     cliprc_keys,
+    compare_keys,
     convert,
+    is_trained,
+    published_shapes,
+    read_sizes,
     recognise,
     translate,
     zegclip_keys,
@@ -60,7 +72,7 @@ def authors_state(clip: CLIP, method: str = "zegclip", layers: int = 3) -> dict[
             state[f"{last}multihead_attn.v.weight"] = torch.zeros(dim, dim)
             state[f"{last}linear1.weight"] = torch.zeros(4 * dim, dim)
     if method != "cliprc":
-        state["decode_head.loss_decode.criterion.empty_weight"] = torch.ones(16)
+        state[LOSS_BUFFER] = torch.ones(16)
     return state
 
 
@@ -134,7 +146,7 @@ def test_what_is_no_checkpoint_of_theirs_is_refused():
 def test_a_checkpoint_tells_what_it_can(micro_clip: CLIP, method, buffer, config, settings):
     state = authors_state(micro_clip, method)
     if buffer:
-        state["decode_head.loss_decode.criterion.empty_weight"] = torch.ones(buffer)
+        state[LOSS_BUFFER] = torch.ones(buffer)
     found = recognise(state, {"CLASSES": VOC20.names, "config": config})
     assert found == (method, VOC20, settings)
     assert recognise(state, {}).vocabulary is None
@@ -152,3 +164,76 @@ def test_numbers_of_training_hooks_do_not_keep_a_checkpoint_from_being_read(tmp_
 def test_published_names_say_where_the_file_is_and_how_to_convert_it(name):
     with pytest.raises(InputError, match="download the authors' file.*unseen convert"):
         load_pretrained(name)
+
+
+GRID_512 = replace(VIT_B_16, image_size=512)
+FULL_SIZE = {
+    "zegclip": Sizes("zegclip", GRID_512, TEXT_B, loss_classes=15),
+    "cascade": Sizes("cascade", GRID_512, TEXT_B, loss_classes=15),
+    "cliprc": Sizes("cliprc", GRID_512, TEXT_B),
+}
+
+
+def listed(method: str) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Return the shapes, and the tags, that the authors' full-size VOC models have."""
+    name = {"cliprc": "clip_rc"}.get(method, method)
+    text = (Path(__file__).parent / "goldens" / f"state_keys_{name}_voc.txt").read_text()
+    rows = [line.split(None, 2) for line in text.splitlines()]
+    return {key: tuple(json.loads(shape)) for _, key, shape in rows}, {key: t for t, key, _ in rows}
+
+
+@pytest.mark.parametrize("method", FULL_SIZE)
+def test_published_shapes_are_the_authors_key_by_key(method):
+    shapes, tags = listed(method)
+    assert published_shapes(FULL_SIZE[method]) == shapes
+    assert {key for key in shapes if is_trained(key)} == {
+        k for k, t in tags.items() if t == "train"
+    }
+    assert [key for key, tag in tags.items() if tag == "buffer"] in ([], [LOSS_BUFFER])
+
+
+@pytest.mark.parametrize(
+    ("method", "trained", "total"),
+    [
+        ("zegclip", 13_821_184, 164_077_840),
+        ("cascade", 40_094_982, 192_720_150),
+        ("cliprc", 36_941_568, 187_210_496),
+    ],
+)
+def test_parameter_counts_are_the_authors(method, trained, total):
+    """The totals count the 16 numbers of the loss buffer that two of the methods have."""
+    shapes = published_shapes(FULL_SIZE[method])
+    assert sum(math.prod(s) for key, s in shapes.items() if is_trained(key)) == trained
+    assert sum(math.prod(s) for s in shapes.values()) == total
+
+
+@pytest.mark.parametrize("method", FULL_SIZE)
+def test_a_state_of_exactly_the_authors_keys_converts_with_nothing_left_over(method):
+    with torch.device("meta"):  # shapes without memory
+        state = {key: torch.empty(shape) for key, shape in listed(method)[0].items()}
+        sizes = read_sizes(state)
+        converted = convert(state)
+    assert compare_keys(state, sizes) == ([], [], [], [])
+    assert published_shapes(sizes) == published_shapes(FULL_SIZE[method])
+    assert sizes.vision == GRID_512 and sizes.text == TEXT_B
+    assert converted.method == method and converted.text is not None
+    assert converted.options["prompts"] == 10 and converted.options["depth"] == 11
+
+
+def test_keys_that_differ_are_told_apart(micro_clip: CLIP):
+    state = authors_state(micro_clip)
+    state["backbone.surprise"] = state.pop("backbone.prompt_norm.bias")
+    state["decode_head.q_proj.bias"] = torch.zeros(3)
+    report = compare_keys(state, read_sizes(state))
+    assert report.missing == ["backbone.prompt_norm.bias"]
+    assert report.unknown == ["backbone.surprise"]
+    assert report.misshapen == ["decode_head.q_proj.bias is [3], expected [32]"]
+    assert "decode_head.decoder_1.layers.0.self_attn.out_proj.bias" in report.unused
+
+
+@pytest.mark.parametrize("entry", PUBLISHED.values(), ids=PUBLISHED)
+def test_scores_of_the_readmes_are_consistent(entry):
+    _, seen, unseen, harmonic = entry.readme
+    if harmonic is not None:  # ZegCLIP prints U 41.1 on COCO, which does not give its own hIoU
+        slack = 0.21 if entry.name == "zegclip-coco-inductive" else 0.11
+        assert abs(2 * seen * unseen / (seen + unseen) - harmonic) < slack

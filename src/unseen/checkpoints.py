@@ -23,6 +23,7 @@ from unseen.clip.weights import (
     fill,
 )
 from unseen.errors import InputError
+from unseen.hub import fetch, is_repository
 from unseen.methods import METHODS
 from unseen.model import SegmentationModel
 from unseen.published import PUBLISHED
@@ -117,7 +118,7 @@ def save_pretrained(
 def load_pretrained(
     source: str | Path, *, clip: str | Path | None = None
 ) -> tuple[SegmentationModel, TextEncoder, ModelConfig]:
-    """Load a model's folder, or a model that ships with the package by its name.
+    """Load a model's folder, or a model by its name: a shipped one, or ``owner/name`` of the hub.
 
     Args:
         source: folder or name.
@@ -128,11 +129,27 @@ def load_pretrained(
     """
     folder = Path(source)
     if not os.path.exists(folder):  # which is quiet about names too long for a path
+        if is_repository(str(source)):
+            return _load_folder(_fetch_model(str(source)), clip)
         if str(source) not in shipped_models():
             raise InputError(_whereabouts(str(source)))
         with as_file(files("unseen.miniature") / "assets" / str(source)) as path:
             return _load_folder(path, clip)
     return _load_folder(folder, clip)
+
+
+def _fetch_model(repository: str) -> Path:
+    """Return the folder of a hub repository's model, from the local cache or the network."""
+    config = fetch(repository, "config.json")
+    if config:
+        read_description(config.parent)  # before weights of something else are downloaded
+    weights = fetch(repository, "model.safetensors") if config else None
+    if weights is None:
+        raise InputError(
+            f"the hub's {repository} holds no model of unseen: expected config.json and "
+            "model.safetensors"
+        )
+    return weights.parent
 
 
 def shipped_models() -> list[str]:
@@ -154,7 +171,7 @@ def shipped_clip() -> Path:
 def _load_folder(
     folder: Path, clip: str | Path | None
 ) -> tuple[SegmentationModel, TextEncoder, ModelConfig]:
-    description = _read_description(folder)
+    description = read_description(folder)
     known = {item.name for item in fields(ModelConfig)}
     try:
         config = ModelConfig(
@@ -186,7 +203,12 @@ def _load_folder(
     return model.eval(), text.eval(), config
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read what a model's folder says of itself.
+
+    Raises:
+        InputError: no model's folder.
+    """
     path = folder / "config.json"
     if not path.is_file():
         hint = f"; {folder} is a file" if folder.is_file() else ""

@@ -1,4 +1,4 @@
-"""One file of a model hub, from the local cache or the network."""
+"""A model hub: one file from it, by way of the local cache, and a folder to it."""
 
 import os
 import re
@@ -51,6 +51,36 @@ def find_cached(repository: str, filename: str) -> Path | None:
 
     cached = try_to_load_from_cache(repository, filename)  # a marker, if known not to exist
     return Path(cached) if isinstance(cached, str) else None
+
+
+def upload(folder: Path, repository: str, *, private: bool) -> str:
+    """Put a folder's files into a hub repository, which is made if need be; return its address.
+
+    Raises:
+        InputError: no name of a repository, the hub cannot be reached, or it refuses.
+    """
+    from huggingface_hub import HfApi, constants, get_token
+
+    if not is_repository(repository):
+        raise InputError(f"a repository of the hub is called owner/name, got {repository!r}")
+    if not _reachable(constants.ENDPOINT):
+        raise InputError(
+            f"{repository} cannot be pushed: the hub cannot be reached; save_pretrained writes a "
+            "folder"
+        )
+    if get_token() is None:
+        raise InputError(
+            f"{repository} cannot be pushed: log in first, with huggingface_hub.login()"
+        )
+    api = HfApi()
+    try:
+        address = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message="Push a model of unseen"
+        )
+    except Exception as error:  # the hub's own, and those of its transport: requests or httpx
+        raise InputError(f"{repository} cannot be pushed: {error}") from None
+    return str(address)
 
 
 def is_repository(name: str) -> bool:

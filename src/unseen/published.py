@@ -5,6 +5,7 @@ fits counts. None is for what is known and left out on purpose: self-attention a
 layer calls, the parts of a last layer after its scores, a buffer of the loss.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from typing import Any, NamedTuple
 
 from unseen.clip import TextEncoder
 from unseen.clip.archives import State
+from unseen.clip.model import TextConfig, VisionConfig
 from unseen.clip.weights import build_image_encoder, build_text_encoder, fill
 from unseen.errors import InputError
 from unseen.methods import METHODS
+from unseen.metrics import markdown
 from unseen.model import SegmentationModel
 from unseen.vocabulary import VOCABULARIES, Vocabulary
 
@@ -22,8 +25,15 @@ Keys = dict[str, str | None]
 
 TITLES = {"zegclip": "ZegCLIP", "cascade": "Cascade-CLIP", "cliprc": "CLIP-RC"}
 
+LOSS_BUFFER = "decode_head.loss_decode.criterion.empty_weight"
+"""A buffer of the authors' loss that nothing reads: one number a class, and one more."""
+
 
 # Files -------------------------------------------------------------------------------------------
+
+
+VOCABULARY_OF = {"voc": "voc20", "coco": "coco171", "context": "context59-released"}
+"""The vocabulary of each data set of the authors."""
 
 
 @dataclass(frozen=True)
@@ -31,73 +41,170 @@ class PublishedFile:
     """A checkpoint that its authors offer.
 
     Args:
-        name: of the model it makes.
+        name: of the model it makes: method, data set, setting.
         url: where it, or the page that links to it, can be had.
         file: what it is called there, where that is known.
         licence: what its repository says.
+        prompts: tokens a block, from the authors' configuration.
+        readme: (pAcc, mIoU(S), mIoU(U), hIoU) in percent as the authors' README prints them; None
+            where it does not.
+        spread: ± of mIoU(S) and mIoU(U) over several runs, where the README gives it.
+        hours: of training on four RTX 3090, where the README gives them.
     """
 
     name: str
     url: str
     file: str
     licence: str
+    prompts: int
+    readme: tuple[float | None, float, float, float | None]
+    spread: tuple[float, float] | None = None
+    hours: float | None = None
+
+    @property
+    def method(self) -> str:
+        """A key of ``METHODS``."""
+        return self.name.split("-")[0]
+
+    @property
+    def data(self) -> str:
+        """The data set: a key of ``VOCABULARY_OF``."""
+        return self.name.split("-")[1]
+
+    @property
+    def setting(self) -> str:
+        """``inductive``, ``transductive`` or ``supervised``."""
+        return self.name.split("-")[2]
+
+    def command(self) -> str:
+        """Return the command that turns the file into the model."""
+        return (
+            f"unseen convert {self.file} --vocabulary {VOCABULARY_OF[self.data]} "
+            f"--setting {self.setting} --output {self.name}"
+        )
 
     def advice(self) -> str:
         """Say how to get the model: where the file is, and the command that converts it."""
-        _, data, setting = self.name.split("-")
-        vocabulary = {"voc": "voc20", "coco": "coco171", "context": "context59-released"}[data]
-        return (
-            f"download the authors' file ({self.url}), then 'unseen convert {self.file} "
-            f"--vocabulary {vocabulary} --setting {setting} --output {self.name}' makes it"
-        )
+        return f"download the authors' file ({self.url}), then '{self.command()}' makes it"
 
 
-_ZEGCLIP = "the README of https://github.com/ZiqinZhou66/ZegCLIP"
 _DRIVE = "https://drive.google.com/file/d"
 _BAIDU = "https://pan.baidu.com/s"
-_MIT = "MIT"
-_BOTH = "LICENSE file: MIT; README: CC BY-NC 4.0"
-_NONE = "none stated"
+
+
+def _zegclip(
+    name: str,
+    prompts: int,
+    readme: tuple[float, float, float, float],
+    url: str = "",
+    file: str = "",
+) -> PublishedFile:
+    url = url or "the README of https://github.com/ZiqinZhou66/ZegCLIP"
+    return PublishedFile(f"zegclip-{name}", url, file or "FILE.pth", "MIT", prompts, readme)
+
+
+def _cascade(
+    name: str,
+    place: str,
+    prompts: int,
+    scores: tuple[float, float],
+    spread: tuple[float, float],
+    hours: float,
+) -> PublishedFile:
+    return PublishedFile(
+        f"cascade-{name}",
+        f"{_BAIDU}/{place}",
+        "FILE.pth",
+        "LICENSE file: MIT; README: CC BY-NC 4.0",
+        prompts,
+        (None, *scores, None),
+        spread,
+        hours,
+    )
+
+
+def _cliprc(
+    name: str, place: str, prompts: int, readme: tuple[float, float, float, float]
+) -> PublishedFile:
+    url = f"{_DRIVE}/{place}"
+    return PublishedFile(f"cliprc-{name}", url, "FILE.pth", "none stated", prompts, readme)
+
 
 PUBLISHED = {
     entry.name: entry
     for entry in (
-        PublishedFile("zegclip-voc-inductive", _ZEGCLIP, "FILE.pth", _MIT),
-        PublishedFile("zegclip-voc-transductive", _ZEGCLIP, "FILE.pth", _MIT),
-        PublishedFile("zegclip-voc-supervised", _ZEGCLIP, "FILE.pth", _MIT),
-        PublishedFile(
-            "zegclip-coco-inductive",
+        _zegclip("voc-inductive", 10, (94.6, 91.9, 77.8, 84.3)),
+        _zegclip("voc-transductive", 10, (96.2, 92.3, 89.9, 91.1)),
+        _zegclip("voc-supervised", 10, (96.3, 92.4, 90.9, 91.6)),
+        _zegclip(
+            "coco-inductive",
+            100,
+            (62.0, 40.2, 41.1, 40.8),
             f"{_DRIVE}/12M6T97o9wyxbJKrR7zLfFMDsGVTiq4WY",
             "coco_inductive_512_vit_base.pth",
-            _MIT,
         ),
-        PublishedFile("zegclip-coco-transductive", _ZEGCLIP, "FILE.pth", _MIT),
-        PublishedFile("zegclip-coco-supervised", _ZEGCLIP, "FILE.pth", _MIT),
-        *(
-            PublishedFile(f"cascade-{name}", f"{_BAIDU}/{place}", "FILE.pth", _BOTH)
-            for name, place in (
-                ("voc-inductive", "1HZyN-Q0PFLJyaofOJ6ePqw"),
-                ("voc-transductive", "1igggSXPOF0PXEGmxsH7NQw"),
-                ("context-inductive", "1iUTHAwDl4DROEzMQCy56Ug"),
-                ("context-transductive", "17C9a7M1SUDxcL-ufX3PY4g"),
-                ("coco-inductive", "1nuSO-Gjf3j9HaJA2eRpWlg"),
-                ("coco-transductive", "1qyCfObgTnrVwgp-i-NYUxw"),
-            )
+        _zegclip("coco-transductive", 100, (69.2, 40.7, 59.9, 48.5)),
+        _zegclip("coco-supervised", 100, (69.9, 40.7, 63.2, 49.6)),
+        _cascade("voc-inductive", "1HZyN-Q0PFLJyaofOJ6ePqw", 10, (92.5, 83.0), (1.0, 1.0), 3),
+        _cascade("voc-transductive", "1igggSXPOF0PXEGmxsH7NQw", 10, (93.6, 93.2), (0.5, 1.0), 1.5),
+        _cascade("context-inductive", "1iUTHAwDl4DROEzMQCy56Ug", 35, (55.9, 47.2), (0.5, 1.0), 8),
+        _cascade(
+            "context-transductive", "17C9a7M1SUDxcL-ufX3PY4g", 35, (56.4, 55.0), (0.5, 1.0), 4
         ),
-        *(
-            PublishedFile(f"cliprc-{name}", f"{_DRIVE}/{place}", "FILE.pth", _NONE)
-            for name, place in (
-                ("voc-inductive", "177NlvVKd8XBDPgORPlyW1Bhs4cX_xD7i"),
-                ("voc-transductive", "1e42PVaURY1Ub0MRtiutnymcsL-PASfjk"),
-                ("voc-supervised", "1nK7K_R5t3mbaWaamxUBNO5wYGdSbSW_i"),
-                ("coco-inductive", "1wFntgORB1q_H0WGU1JIAKOOsgXoE94Pe"),
-                ("coco-transductive", "1dD4wJNdLGJD-l-AdEYQ1dY9xousnbQLJ"),
-                ("coco-supervised", "1-I859mSX9MblCXACcCc-2QlqmJHU7Jh1"),
-            )
+        _cascade("coco-inductive", "1nuSO-Gjf3j9HaJA2eRpWlg", 50, (41.2, 43.4), (0.5, 1.0), 20),
+        _cascade("coco-transductive", "1qyCfObgTnrVwgp-i-NYUxw", 50, (41.7, 62.5), (0.5, 1.0), 10),
+        _cliprc("voc-inductive", "177NlvVKd8XBDPgORPlyW1Bhs4cX_xD7i", 10, (95.8, 92.8, 84.4, 88.4)),
+        _cliprc(
+            "voc-transductive", "1e42PVaURY1Ub0MRtiutnymcsL-PASfjk", 10, (97.0, 93.9, 92.2, 93.0)
+        ),
+        _cliprc(
+            "voc-supervised", "1nK7K_R5t3mbaWaamxUBNO5wYGdSbSW_i", 10, (97.1, 94.1, 93.4, 93.7)
+        ),
+        _cliprc(
+            "coco-inductive", "1wFntgORB1q_H0WGU1JIAKOOsgXoE94Pe", 100, (63.1, 40.9, 41.6, 41.2)
+        ),
+        _cliprc(
+            "coco-transductive", "1dD4wJNdLGJD-l-AdEYQ1dY9xousnbQLJ", 100, (69.9, 42.0, 60.8, 49.7)
+        ),
+        _cliprc(
+            "coco-supervised", "1-I859mSX9MblCXACcCc-2QlqmJHU7Jh1", 100, (70.8, 42.9, 64.1, 51.4)
         ),
     )
 }
 """The authors' files, by the names of the models they make."""
+
+_DATA = {"voc": "PASCAL VOC 2012", "context": "PASCAL Context", "coco": "COCO-Stuff 164k"}
+
+
+def list_files() -> str:
+    """Return the authors' files as a Markdown table."""
+    rows = []
+    for entry in PUBLISHED.values():
+        pacc, seen, unseen, harmonic = entry.readme
+        spread = [f" ± {value}" for value in entry.spread] if entry.spread else ["", ""]
+        linked = entry.url.startswith("https")
+        rows.append(
+            [
+                f"`{entry.name}`",
+                _DATA[entry.data],
+                "–" if pacc is None else f"{pacc}",
+                f"{seen}{spread[0]}",
+                f"{unseen}{spread[1]}",
+                "–" if harmonic is None else f"{harmonic}",
+                "–" if entry.hours is None else f"{entry.hours:g}",
+                f"[file]({entry.url})" if linked else "their README",
+            ]
+        )
+    heading = ["model", "data set", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU", "hours", "from"]
+    return markdown(heading, rows)
+
+
+OPENAI_VIT_B_16 = (
+    "https://openaipublic.azureedge.net/clip/models/"
+    "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt"
+)
+KNOWN_SHA256 = {OPENAI_VIT_B_16.split("/")[-2]: "OpenAI's CLIP ViT-B/16, ViT-B-16.pt"}
+"""What a file is, by its SHA-256; nobody publishes those of the authors' files."""
 
 
 # Keys --------------------------------------------------------------------------------------------
@@ -220,6 +327,218 @@ def rename(state: State, table: Keys, title: str) -> State:
     return ours
 
 
+# Shapes ------------------------------------------------------------------------------------------
+
+
+class Sizes(NamedTuple):
+    """The sizes of an authors' model.
+
+    ``vision.image_size`` is that of its position grid: 512 in all published configurations.
+    ``groups`` counts the maps of Cascade-CLIP's groups before the last, ``regions`` CLIP-RC's
+    region tokens, ``loss_classes`` the classes of its loss (0 if the state has no such buffer).
+    """
+
+    method: str
+    vision: VisionConfig
+    text: TextConfig | None
+    prompts: int = 10
+    depth: int = 11
+    layers: int = 3
+    groups: tuple[int, ...] = (3, 3)
+    regions: int = 16
+    loss_classes: int = 0
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def published_shapes(sizes: Sizes) -> Shapes:
+    """Return every tensor of an authors' checkpoint and its shape, unused ones included."""
+    vision, text = sizes.vision, sizes.text
+    width, dim = vision.width, vision.embed_dim
+    shapes: Shapes = {
+        "backbone.class_embedding": (width,),
+        "backbone.positional_embedding": (
+            (vision.image_size // vision.patch_size) ** 2 + 1,
+            width,
+        ),
+        "backbone.conv1.weight": (width, 3, vision.patch_size, vision.patch_size),
+        "backbone.proj": (width, dim),
+        **_norm("backbone.ln_pre", width),
+        **_norm("backbone.ln_post", width),
+        **_blocks("backbone.", width, vision.layers),
+        "backbone.prompt_embeddings": (1, sizes.prompts, width),
+        "backbone.deep_prompt_embeddings": (sizes.depth, sizes.prompts, width),
+        **_linear("backbone.prompt_proj", width, width),
+        **_norm("backbone.prompt_norm", width),
+    }
+    if text:
+        shapes |= {
+            "text_encoder.positional_embedding": (text.context_length, text.width),
+            "text_encoder.token_embedding.weight": (text.vocab_size, text.width),
+            "text_encoder.text_projection": (text.width, text.embed_dim),
+            **_norm("text_encoder.ln_final", text.width),
+            **_blocks("text_encoder.", text.width, text.layers),
+        }
+    if sizes.loss_classes:
+        shapes[LOSS_BUFFER] = (sizes.loss_classes + 1,)
+    return shapes | _head(sizes, dim, width)
+
+
+def _head(sizes: Sizes, dim: int, width: int) -> Shapes:
+    shapes: Shapes = {}
+    start = "decode_head."
+    if sizes.method == "zegclip":
+        shapes |= _linear(f"{start}q_proj", 2 * dim, dim)
+        return shapes | _decoder(f"{start}decoder_1.layers", dim, sizes.layers)
+    if sizes.method == "cascade":
+        inner = sum(sizes.groups)
+        shapes["backbone.proj_layers"] = (inner, width, dim)
+        for i in range(inner):
+            shapes |= _norm(f"backbone.ln_layers.{i}", width)
+        for i, count in enumerate(sizes.groups, start=1):
+            shapes[f"{start}weights_s{i}"] = (count,)
+        for i in range(len(sizes.groups) + 1):
+            shapes |= _linear(f"{start}q_projs.{i}", 2 * dim, dim)
+            shapes |= _decoder(f"{start}cascade_decoders.{i}.layers", dim, sizes.layers)
+        return shapes
+    shapes["backbone.region_level_bridge"] = (sizes.regions, width)
+    shapes |= _linear(f"{start}q_proj", 2 * dim, dim)
+    shapes |= _linear(f"{start}lateral_proj", 3 * dim, dim)
+    recovery = f"{start}recovery_decoder."
+    for side in "qv":
+        shapes |= _decoder(f"{start}decoder_{side}.layers", dim, sizes.layers)
+        shapes |= _decoder(f"{recovery}decouple_{side}", dim, 1)
+    return {
+        **shapes,
+        **_linear(f"{recovery}linear_q_in", dim, dim),
+        **_linear(f"{recovery}linear_k_in", dim, dim),
+        **_linear(f"{recovery}linear_q_out", dim, 2 * dim),
+        **_linear(f"{recovery}linear_k_out", dim, dim),
+    }
+
+
+def _linear(name: str, inputs: int, outputs: int) -> Shapes:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _norm(name: str, width: int) -> Shapes:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def _attention(name: str, width: int) -> Shapes:
+    return {
+        f"{name}.in_proj_weight": (3 * width, width),
+        f"{name}.in_proj_bias": (3 * width,),
+        **_linear(f"{name}.out_proj", width, width),
+    }
+
+
+def _blocks(prefix: str, width: int, count: int) -> Shapes:
+    shapes: Shapes = {}
+    for i in range(count):
+        start = f"{prefix}transformer.resblocks.{i}."
+        shapes |= _attention(f"{start}attn", width)
+        shapes |= _norm(f"{start}ln_1", width) | _norm(f"{start}ln_2", width)
+        shapes |= _linear(f"{start}mlp.c_fc", width, 4 * width)
+        shapes |= _linear(f"{start}mlp.c_proj", 4 * width, width)
+    return shapes
+
+
+def _decoder(prefix: str, dim: int, layers: int) -> Shapes:
+    shapes: Shapes = {}
+    for i in range(layers):
+        start = f"{prefix}.{i}."
+        shapes |= _attention(f"{start}self_attn", dim)
+        for part in ("q", "k", "v", "proj"):
+            shapes |= _linear(f"{start}multihead_attn.{part}", dim, dim)
+        shapes |= _linear(f"{start}linear1", dim, 4 * dim)
+        shapes |= _linear(f"{start}linear2", 4 * dim, dim)
+        for norm in (1, 2, 3):
+            shapes |= _norm(f"{start}norm{norm}", dim)
+    return shapes
+
+
+def is_trained(key: str) -> bool:
+    """Tell whether the authors train a tensor: the head, and what has "prompt" in its name."""
+    if key.startswith("decode_head."):
+        return key != LOSS_BUFFER
+    return key.startswith("backbone.") and "prompt" in key
+
+
+def read_sizes(state: State) -> Sizes:
+    """Read the sizes of an authors' model off the shapes of its tensors.
+
+    Attention heads are in no shape: they are told as one per 64 channels.
+
+    Raises:
+        InputError: no checkpoint of theirs, or one that lacks a tensor that sizes are read off.
+    """
+    method = recognise(state, {}).method
+    _, layers = _key_table(state, method)
+    try:
+        width, _, _, patch = state["backbone.conv1.weight"].shape
+        side = math.isqrt(len(state["backbone.positional_embedding"]) - 1)
+        dim = state["backbone.proj"].shape[1]
+        depth, prompts, _ = state["backbone.deep_prompt_embeddings"].shape
+        text = None
+        if any(key.startswith("text_encoder.") for key in state):
+            rows, text_width = state["text_encoder.token_embedding.weight"].shape
+            length = len(state["text_encoder.positional_embedding"])
+            count = _count(state, r"text_encoder\.transformer\.resblocks\.(\d+)\.")
+            text = TextConfig(rows, length, text_width, count, max(text_width // 64, 1), dim)
+        regions = len(state["backbone.region_level_bridge"]) if method == "cliprc" else 0
+    except KeyError as error:
+        raise InputError(f"the checkpoint lacks {error}: is the file whole?") from None
+    blocks = _count(state, r"backbone\.transformer\.resblocks\.(\d+)\.")
+    mixes = sorted(key for key in state if key.startswith("decode_head.weights_s"))
+    return Sizes(
+        method,
+        VisionConfig(side * patch, patch, width, blocks, max(width // 64, 1), dim),
+        text,
+        prompts,
+        depth,
+        layers,
+        tuple(len(state[key]) for key in mixes),
+        regions,
+        len(state[LOSS_BUFFER]) - 1 if LOSS_BUFFER in state else 0,
+    )
+
+
+def _count(state: State, pattern: str) -> int:
+    return len({found[1] for key in state if (found := re.match(pattern, key))})
+
+
+class KeyReport(NamedTuple):
+    """How a checkpoint's keys differ from the authors'.
+
+    ``unused`` are lacking too, but nothing reads them.
+    """
+
+    missing: list[str]
+    unused: list[str]
+    unknown: list[str]
+    misshapen: list[str]
+
+
+def compare_keys(state: State, sizes: Sizes) -> KeyReport:
+    """Compare a checkpoint with the keys and shapes that one of its sizes has."""
+    expected = published_shapes(sizes)
+    table, _ = _key_table(state, sizes.method)
+    lacking = sorted(expected.keys() - state.keys())
+    misshapen = [
+        f"{key} is {list(state[key].shape)}, expected {list(expected[key])}"
+        for key in sorted(expected.keys() & state.keys())
+        if tuple(state[key].shape) != expected[key]
+    ]
+    return KeyReport(
+        missing=[key for key in lacking if translate(key, table) is not None],
+        unused=[key for key in lacking if translate(key, table) is None],
+        unknown=sorted(state.keys() - expected.keys()),
+        misshapen=misshapen,
+    )
+
+
 # Conversion --------------------------------------------------------------------------------------
 
 
@@ -264,7 +583,7 @@ def recognise(state: State, meta: Mapping[str, Any]) -> Recognised:
     vocabulary = next((v for v in matches if v.name.endswith("-released")), None)
     vocabulary = vocabulary or (matches[0] if matches else None)
     allowed = ["inductive", "transductive", "supervised"]
-    buffer = state.get("decode_head.loss_decode.criterion.empty_weight")
+    buffer = state.get(LOSS_BUFFER)
     if vocabulary is not None and buffer is not None and method != "cliprc":
         count = len(buffer) - 1
         if count == len(vocabulary):  # VOC's transductive configurations count all classes too

@@ -1,6 +1,7 @@
 """From a picture and words to a mask: sliding windows, the read-out, and ``Segmenter``."""
 
 import math
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 from torch import Tensor
 
-from unseen.checkpoints import ModelConfig, load_pretrained, shipped_clip
+from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained, shipped_clip
 from unseen.clip import TextEncoder, load_clip
 from unseen.data.images import read_image, to_rgb
 from unseen.data.transforms import fit_short_side, resize_image
 from unseen.drawing import mask_image, overlay
 from unseen.embeddings import TextEmbeddings, fingerprint
 from unseen.errors import InputError
+from unseen.hub import upload
 from unseen.methods import METHODS
 from unseen.model import SegmentationModel
 from unseen.vocabulary import Vocabulary, read_vocabulary
@@ -265,9 +267,47 @@ class Segmenter:
     def from_pretrained(
         cls, source: str | Path, *, clip: str | Path | None = None, device: str = "auto"
     ) -> "Segmenter":
-        """Load a model that ships with the package by its name, or any from its folder."""
+        """Load a model from its folder, or by name: a shipped one, or the hub's ``owner/name``."""
         model, text, config = load_pretrained(source, clip=clip)
         return cls(model, text, config, device=device)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        adapter_only: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Write the model's folder, which ``from_pretrained`` reads.
+
+        Args:
+            folder: where to; replaced if it holds a model already.
+            adapter_only: leave CLIP out; loading then needs the one that ``config.clip`` names.
+            dtype: of the stored weights.
+
+        Raises:
+            InputError: the folder cannot be written, or nothing says which CLIP was left out.
+        """
+        save_pretrained(
+            folder, self.model, self.text, self.config, adapter_only=adapter_only, dtype=dtype
+        )
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, adapter_only: bool = False
+    ) -> str:
+        """Write the model's folder to a repository of the Hugging Face Hub; return its address.
+
+        Args:
+            repo_id: ``owner/name``; made if it is not there.
+            private: hide a repository that is made.
+            adapter_only: as in ``save_pretrained``.
+
+        Raises:
+            InputError: not logged in, offline, or refused by the hub.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, adapter_only=adapter_only)
+            return upload(Path(folder), repo_id, private=private)
 
     @classmethod
     def from_clip(

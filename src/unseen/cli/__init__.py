@@ -14,6 +14,7 @@ import typer
 from unseen.cli.convert import convert
 from unseen.cli.data import data
 from unseen.cli.doctor import doctor
+from unseen.cli.efficiency import efficiency
 from unseen.cli.embed import embed
 from unseen.cli.evaluate import evaluate
 from unseen.cli.options import say
@@ -29,6 +30,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "recipes": recipes,
     "embed": embed,
+    "efficiency": efficiency,
 }
 
 FAMILIES: dict[str, typer.Typer] = {"data": data, "doctor": doctor}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unseen.cli.doctor_checkpoint import checkpoint
 from unseen.cli.options import Json, say
 
 if TYPE_CHECKING:
@@ -16,11 +17,7 @@ doctor = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-
-@doctor.callback()
-def _callback() -> None:
-    """Keep ``data`` a command of its own."""
+doctor.command("checkpoint")(checkpoint)
 
 
 @doctor.command()

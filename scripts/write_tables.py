@@ -1,0 +1,61 @@
+"""Write the generated parts of documents: the table of published files, and what models cost.
+
+python scripts/write_tables.py
+"""
+
+import re
+from pathlib import Path
+
+from unseen.efficiency import compare_costs, describe, measure
+from unseen.published import PUBLISHED, list_files
+
+DOCS = Path(__file__).parent.parent / "docs"
+COSTED = [
+    f"{pair}-inductive"
+    for pair in (
+        "zegclip-voc",
+        "zegclip-coco",
+        "cascade-voc",
+        "cascade-context",
+        "cascade-coco",
+        "cliprc-voc",
+        "cliprc-coco",
+    )
+]
+
+
+def list_commands() -> str:
+    """Return the commands that convert the authors' files, as a block of shell."""
+    return "\n".join(["```bash", *(entry.command() for entry in PUBLISHED.values()), "```"])
+
+
+def list_costs() -> str:
+    """Return parameters and GFLOPs at 512×512, a row for each published configuration's sizes."""
+    return compare_costs([measure(describe(name), size=(512, 512), repeats=0) for name in COSTED])
+
+
+PARTS = {
+    "models.md": {"files": list_files, "commands": list_commands},
+    "efficiency.md": {"costs": list_costs},
+}
+
+
+def fill_in(text: str, name: str, part: str) -> str:
+    """Put a generated part between its two marks."""
+    marks = f"<!-- {name}: scripts/write_tables.py -->\n", f"\n<!-- end of {name} -->"
+    pattern = re.escape(marks[0]) + ".*?" + re.escape(marks[1])
+    filled, count = re.subn(pattern, lambda _: part.join(marks), text, flags=re.DOTALL)
+    assert count == 1, name
+    return filled
+
+
+def main() -> None:
+    for file, parts in PARTS.items():
+        text = (DOCS / file).read_text(encoding="utf-8")
+        for name, make in parts.items():
+            text = fill_in(text, name, make())
+        (DOCS / file).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Models to and from the hub, without one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from unseen import hub
+from unseen.checkpoints import load_pretrained
+from unseen.errors import InputError
+from unseen.segmenter import Segmenter
+
+
+class Api:
+    """Stands for huggingface_hub's: keeps what it was asked for."""
+
+    calls: list[tuple]
+
+    def __init__(self) -> None:
+        Api.calls = []
+
+    def create_repo(self, repository, **options):
+        self.calls.append((repository, options))
+        return f"https://hub/{repository}"
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message):
+        self.calls.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """Pretend a hub that answers, and a login."""
+    monkeypatch.setattr(hub, "_reachable", lambda endpoint: True)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+
+
+def test_a_model_is_pushed_as_its_folder(segmenter: Segmenter, online):
+    assert segmenter.push_to_hub("owner/name", private=True) == "https://hub/owner/name"
+    assert Api.calls == [
+        ("owner/name", {"private": True, "exist_ok": True}),
+        ("owner/name", ["config.json", "model.safetensors"]),
+    ]
+
+
+def test_what_keeps_a_push_from_working_gets_one_sentence(segmenter, online, monkeypatch):
+    with pytest.raises(InputError, match="owner/name, got 'mine'"):
+        segmenter.push_to_hub("mine")
+    monkeypatch.setattr(Api, "create_repo", lambda *_, **__: 1 / 0)
+    with pytest.raises(InputError, match="owner/name cannot be pushed: division"):
+        segmenter.push_to_hub("owner/name")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(InputError, match="log in first"):
+        segmenter.push_to_hub("owner/name")
+    monkeypatch.setattr(hub, "_reachable", lambda endpoint: False)
+    with pytest.raises(InputError, match="cannot be reached"):
+        segmenter.push_to_hub("owner/name")
+
+
+def cached(folder: Path, monkeypatch) -> Path:
+    """Return the folder of the one version of owner/model that the cache holds."""
+    repository = folder / "models--owner--model"
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    return snapshot
+
+
+def test_a_model_of_the_hub_is_loaded_by_name_offline(segmenter, tmp_path, monkeypatch):
+    segmenter.save_pretrained(cached(tmp_path, monkeypatch))
+    again = Segmenter.from_pretrained("owner/model", device="cpu")
+    ours = segmenter.model.state_dict()
+    assert all(torch.equal(value, ours[key]) for key, value in again.model.state_dict().items())
+    assert again.config.vocabulary == segmenter.config.vocabulary
+
+
+def test_hub_repositories_without_a_model_get_one_sentence(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="not in the local cache"):
+        load_pretrained("owner/model")
+    snapshot = cached(tmp_path, monkeypatch)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "model.safetensors").write_text("")
+    with pytest.raises(InputError, match="does not describe a model of unseen"):
+        load_pretrained("owner/model")
+    monkeypatch.setattr("unseen.checkpoints.fetch", lambda repository, name: None)
+    with pytest.raises(InputError, match="holds no model of unseen"):
+        load_pretrained("owner/model")
