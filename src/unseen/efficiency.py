@@ -41,18 +41,9 @@ from unseen.methods import METHODS
 from unseen.methods.cascade import GROUPS
 from unseen.metrics import markdown
 from unseen.model import SegmentationModel
-from unseen.published import PUBLISHED, Sizes, is_trained, published_shapes
-from unseen.recipes import RECIPES, find_recipe
-from unseen.vocabulary import COCO171, MINIATURE, VOC20
-
-CLASSES = {
-    "voc": len(VOC20),
-    "coco": len(COCO171),
-    "context": 59,
-    "context-released": 59,
-    "miniature": len(MINIATURE),
-}
-"""Classes of the data sets that recipes name."""
+from unseen.published import Sizes, is_trained, published_shapes
+from unseen.recipes import RECIPES, VOCABULARY_OF, find_recipe
+from unseen.vocabulary import find_vocabulary
 
 _OPENAI = "openai/clip-vit-"
 PRESETS = {
@@ -123,7 +114,7 @@ class Design:
 
 
 def describe(source: str) -> Design:
-    """Return the design of a model's folder, a shipped or hub model, a recipe, a published file.
+    """Return the design of a model's folder, a shipped or hub model, or a recipe.
 
     A recipe needs no weights: sizes of OpenAI's CLIPs are known.
 
@@ -133,18 +124,13 @@ def describe(source: str) -> Design:
     if not os.path.exists(source) and source not in shipped_models():
         if source in RECIPES:
             recipe = find_recipe(source)
-            data = getattr(recipe.data, "name", recipe.data)
             vision, text = _clip_sizes(recipe.clip)
-            classes = CLASSES.get(data, 0)
+            classes = len(find_vocabulary(VOCABULARY_OF[recipe.data.name]))
             return Design(
                 source, recipe.method, recipe.options, vision, text, classes, recipe.window
             )
-        if source in PUBLISHED:
-            entry = PUBLISHED[source]
-            options = {"prompts": entry.prompts}
-            return Design(source, entry.method, options, VIT_B_16, TEXT_B, CLASSES[entry.data], 512)
         if not is_repository(source):
-            names = sorted({*shipped_models(), *RECIPES, *PUBLISHED})
+            names = sorted({*shipped_models(), *RECIPES})
             near = difflib.get_close_matches(source, names, n=1)
             raise InputError(
                 f"there is no model's folder and no recipe {source!r}"
