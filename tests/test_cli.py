@@ -19,11 +19,11 @@ from unseen.checkpoints import load_pretrained
 from unseen.cli import FAMILIES, VERBS, main
 from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
+from unseen.conversion import convert
 from unseen.embeddings import TextEmbeddings
 from unseen.miniature.pretrain import tiny_clip
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
-from unseen.published import convert
 from unseen.vocabulary import MINIATURE, MULTI_TEMPLATES, SINGLE_TEMPLATE, VOC20
 
 pytestmark = pytest.mark.filterwarnings("default")  # the command line shows warnings, not errors

@@ -20,6 +20,7 @@ from unseen.checkpoints import ModelConfig
 from unseen.clip.archives import read_state
 from unseen.clip.model import ImageEncoder, VisionConfig, resample_positions
 from unseen.clip.tokenizer import BytePairTokenizer
+from unseen.conversion import convert
 from unseen.data.datasets import reduce_zero_label
 from unseen.data.images import read_image
 from unseen.data.published import voc
@@ -38,7 +39,7 @@ from unseen.losses import criterion
 from unseen.methods.encoder import PromptedEncoder, Stages, region_mask
 from unseen.metrics import Scores, confusion, harmonic_mean
 from unseen.model import IMAGENET_MEAN, IMAGENET_STD
-from unseen.published import cascade_keys, cliprc_keys, convert, translate, zegclip_keys
+from unseen.published import cascade_keys, cliprc_keys, translate, zegclip_keys
 from unseen.recipes import EVALUATIONS, RECIPES, VOCABULARY_OF
 from unseen.segmenter import Segmenter, average_views, label, read_out, slide
 from unseen.settings import INDUCTIVE, SUPERVISED, TRANSDUCTIVE, Setting

@@ -41,7 +41,7 @@ from unseen.methods import METHODS
 from unseen.methods.cascade import GROUPS
 from unseen.metrics import markdown
 from unseen.model import SegmentationModel
-from unseen.published import Sizes, is_trained, published_shapes
+from unseen.published import Sizes, is_trained, loss_classes, published_shapes
 from unseen.recipes import RECIPES, VOCABULARY_OF, find_recipe
 from unseen.vocabulary import find_vocabulary
 
@@ -70,6 +70,7 @@ class Design:
         text: sizes of the text encoder.
         classes: how many are looked for at once; 0 where the name does not say.
         window: side of its windows in pixels.
+        loss_classes: numbers in the buffer of the authors' loss, less one; 0 without one.
         model: the loaded model, if there is one; otherwise random weights stand in.
     """
 
@@ -80,6 +81,7 @@ class Design:
     text: TextConfig
     classes: int
     window: int
+    loss_classes: int = 0
     model: SegmentationModel | None = None
 
     def build(self) -> SegmentationModel:
@@ -110,6 +112,7 @@ class Design:
             layers=options.get("layers", 3),
             groups=tuple(len(group) for group in groups[:-1]),
             regions=options.get("regions", 16),
+            loss_classes=self.loss_classes,
         )
 
 
@@ -125,9 +128,16 @@ def describe(source: str) -> Design:
         if source in RECIPES:
             recipe = find_recipe(source)
             vision, text = _clip_sizes(recipe.clip)
-            classes = len(find_vocabulary(VOCABULARY_OF[recipe.data.name]))
+            vocabulary = find_vocabulary(VOCABULARY_OF[recipe.data.name])
             return Design(
-                source, recipe.method, recipe.options, vision, text, classes, recipe.window
+                source,
+                recipe.method,
+                recipe.options,
+                vision,
+                text,
+                len(vocabulary),
+                recipe.window,
+                loss_classes(recipe.method, vocabulary, recipe.setting),
             )
         if not is_repository(source):
             names = sorted({*shipped_models(), *RECIPES})
@@ -145,6 +155,7 @@ def describe(source: str) -> Design:
         encoder.config,
         len(config.vocabulary),
         config.window,
+        loss_classes(config.method, config.vocabulary, config.setting),
         model,
     )
 
@@ -166,7 +177,7 @@ def _with_image_size(vision: VisionConfig, size: int) -> VisionConfig:
 def count_published(sizes: Sizes) -> tuple[int, int]:
     """Return the numbers of trained and of all parameters in the authors' state dict.
 
-    All that the state holds counts, used or not, except the buffer of their loss.
+    All that the state holds counts, used or not, the buffer of their loss too.
     """
     counts = {key: math.prod(shape) for key, shape in published_shapes(sizes).items()}
     return sum(n for key, n in counts.items() if is_trained(key)), sum(counts.values())

@@ -14,17 +14,10 @@ from safetensors import SafetensorError, safe_open
 from unseen.checkpoints import SHIPPED_CLIP, ModelConfig, read_description, shipped_clip
 from unseen.clip import ImageEncoder, TextConfig, TextEncoder, VisionConfig, load_clip
 from unseen.clip.archives import Archive, read_archive
+from unseen.conversion import compare_keys, read_sizes, recognise
 from unseen.errors import InputError
 from unseen.methods import METHODS
-from unseen.published import (
-    KNOWN_SHA256,
-    LOSS_BUFFER,
-    TITLES,
-    VOCABULARY_OF,
-    compare_keys,
-    read_sizes,
-    recognise,
-)
+from unseen.published import KNOWN_SHA256, LOSS_BUFFER, TITLES
 from unseen.vocabulary import Vocabulary
 
 NOTHING_KNOWN = (
@@ -165,7 +158,7 @@ def _published(path: Path, archive: Archive) -> Identity:
         command += " --adapter-only"
     if vocabulary is None:
         command += " --vocabulary NAME"
-        choices += f"; NAME is {' or '.join(VOCABULARY_OF.values())}"
+        choices += "; NAME is voc20, coco171 or context59-released"
     if len(says.settings) > 1:
         command += " --setting SETTING"
         choices += f"; SETTING is {' or '.join(says.settings)}"

@@ -514,7 +514,7 @@ def table() -> str:
             recipe.setting,
             str(recipe.steps),
             str(recipe.batch_size),
-            *_cells(recipe.expected or Expected()),
+            *cells(recipe.expected or Expected()),
         ]
         for recipe in RECIPES.values()
     ]
@@ -531,7 +531,8 @@ def table() -> str:
     )
 
 
-def _cells(expected: Expected) -> list[str]:
+def cells(expected: Expected) -> list[str]:
+    """Return pAcc, mIoU(S), mIoU(U) and hIoU as a table shows them."""
     return [
         _show(expected.pacc),
         _show(expected.seen, expected.seen_spread),

@@ -9,7 +9,7 @@ from unseen.cli.options import Overwrite, refuse_existing, say
 from unseen.errors import InputError
 
 if TYPE_CHECKING:
-    from unseen.published import Recognised
+    from unseen.conversion import Recognised
     from unseen.vocabulary import Vocabulary
 
 
@@ -45,8 +45,8 @@ def convert(
     """
     from unseen.checkpoints import ModelConfig, save_pretrained
     from unseen.clip.archives import read_archive
-    from unseen.published import convert as run
-    from unseen.published import recognise
+    from unseen.conversion import convert as run
+    from unseen.conversion import recognise
     from unseen.settings import SETTINGS
     from unseen.vocabulary import find_vocabulary
 
