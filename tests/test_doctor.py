@@ -61,6 +61,7 @@ def test_labels_shifted_by_one_are_told(yard, unseen):
     assert "| 3  | HAS NO NAME" in run.out and "ids without a name: 3" in run.out
     assert "look shifted by one" in run.out and "id 0 is the most frequent one" in run.out
     assert "set reduce_zero: true" in run.out
+    assert "look shifted" not in unseen("doctor", "data", yard([0, 0, 1, 3], "ignore: 3")).out
     run = unseen("doctor", "data", yard([1, 1, 2, 3]))
     assert run.code == 1 and "id 0 never occurs" in run.out
     run = unseen("doctor", "data", yard([0, 0, 1, 3], "reduce_zero: true"))

@@ -197,7 +197,8 @@ def _hints(found: Examination, dataset: Dataset) -> list[str]:
     in_order = np.array_equal(found.meaning[:num_classes], np.arange(num_classes))
     largest = int(np.flatnonzero(present[:IGNORE]).max(initial=0))
     counted = found.pixels[:IGNORE]
-    if in_order and not reduced and largest == num_classes:
+    nameless = largest == num_classes and found.meaning[largest] == NAMELESS
+    if in_order and not reduced and nameless:
         zero = (
             "id 0 never occurs"
             if not present[0]
