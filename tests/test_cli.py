@@ -339,6 +339,7 @@ def test_train_then_evaluate_then_go_on_transductively(unseen, tmp_path):
         "model": "runs/zegclip-miniature-inductive",
         "steps": 2,
         "seed": 1,
+        "unseen": list(MINIATURE.unseen),
     }
     run = unseen("train", "zegclip-miniature-inductive", "--steps", "2")
     assert_one_sentence(run, "holds a model already")
