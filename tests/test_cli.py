@@ -17,14 +17,16 @@ from test_published import authors_state
 
 from unseen.checkpoints import load_pretrained
 from unseen.cli import FAMILIES, VERBS, main
+from unseen.cli.evaluate import hardly_better
 from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
 from unseen.conversion import convert
 from unseen.embeddings import TextEmbeddings
+from unseen.metrics import Scores, chance
 from unseen.miniature.pretrain import tiny_clip
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
-from unseen.vocabulary import MINIATURE, MULTI_TEMPLATES, SINGLE_TEMPLATE, VOC20
+from unseen.vocabulary import MINIATURE, MULTI_TEMPLATES, SINGLE_TEMPLATE, VOC20, Vocabulary
 
 pytestmark = pytest.mark.filterwarnings("default")  # the command line shows warnings, not errors
 
@@ -326,6 +328,15 @@ def test_evaluate_json_is_json(unseen):
         "chance",
     ]
     assert result["pictures"] == 2 and "cow" in result["unseen"]
+
+
+def test_scores_no_better_than_chance_are_pointed_out(unseen):
+    vocabulary = Vocabulary("three", ("cow", "sky", "sea"))
+    good = Scores(np.diag([50, 30, 20]), vocabulary)
+    shifted = Scores(np.roll(np.diag([50, 30, 20]), 1, axis=1), vocabulary)
+    assert hardly_better(good, chance(good)) == ""
+    assert "another order" in hardly_better(shifted, chance(shifted))
+    assert "chance" not in unseen("evaluate", "--count", "2").err
 
 
 def test_clip_alone_can_be_evaluated(unseen):

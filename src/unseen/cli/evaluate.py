@@ -142,6 +142,8 @@ def evaluate(
         for title, baseline in make_baselines(segmenter).items():
             scores[title] = run(baseline, dataset, labels=offered, calibration=calibration, tta=tta)
     scores["chance"] = chance(scores[name])
+    if note := hardly_better(scores[name], scores["chance"]):
+        say(note)
     about = {
         "data": source.name,
         "pictures": len(dataset),
@@ -160,6 +162,17 @@ def evaluate(
         print(json_module.dumps({**about, "scores": results}, indent=1))
     else:
         _print_scores(scores, about)
+
+
+def hardly_better(scores: "Scores", blind: "Scores") -> str:
+    """Return a note on a mIoU below twice that of chance: the mark of labels in another order."""
+    ours, theirs = (100 * one.mean(one.iou) for one in (scores, blind))
+    if ours >= 2 * theirs:
+        return ""
+    return (
+        f"note: mIoU {ours:.1f} is hardly above chance, {theirs:.1f}: if the model is trained, its "
+        "labels may have another order; look with 'unseen doctor data' and 'unseen doctor checkpoint'"
+    )
 
 
 def _print_scores(scores: "dict[str, Scores]", about: dict[str, Any]) -> None:
