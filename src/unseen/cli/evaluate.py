@@ -171,7 +171,7 @@ def hardly_better(scores: "Scores", blind: "Scores") -> str:
         return ""
     return (
         f"note: mIoU {ours:.1f} is hardly above chance, {theirs:.1f}: if the model is trained, its "
-        "labels may have another order; look with 'unseen doctor data' and 'unseen doctor checkpoint'"
+        "labels may have another order; look with 'unseen doctor data', 'unseen doctor checkpoint'"
     )
 
 

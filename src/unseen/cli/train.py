@@ -59,11 +59,11 @@ def train(
     refuse_existing(out, overwrite=overwrite)
     from unseen.training import fit
 
-    config = fit(plan, out=out, start=start, device=device).config
-    held_out = list(config.vocabulary.unseen)
+    trained = fit(plan, out=out, start=start, device=device).config
+    held_out = list(trained.vocabulary.unseen)
     if json:
         facts = {"model": str(out), "steps": plan.steps, "seed": plan.seed, "unseen": held_out}
         print(json_module.dumps(facts))
     else:
-        print(f"{config.setting}; unseen classes: {', '.join(held_out) or 'none'}")
+        print(f"{trained.setting}; unseen classes: {', '.join(held_out) or 'none'}")
         print(f"{out} holds the model; score it with: unseen evaluate {out}")
