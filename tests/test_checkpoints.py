@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import MICRO_PRETRAINING
 from safetensors.torch import load_file, save_file
 
 from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained, shipped_models
@@ -13,6 +14,7 @@ from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
 from unseen.errors import InputError
 from unseen.methods import zegclip
+from unseen.miniature.pretrain import tiny_clip
 from unseen.miniature.world import MICRO
 from unseen.recipes import RECIPES
 from unseen.segmenter import Segmenter
@@ -20,7 +22,7 @@ from unseen.writing import write_whole
 
 OPTIONS = {"prompts": 2, "heads": 4}
 CONFIG = ModelConfig(
-    method="zegclip", options=OPTIONS, vocabulary=MICRO, setting="inductive", window=48
+    method="zegclip", options=OPTIONS, vocabulary=MICRO, setting="inductive", window=48, stride=40
 )
 
 
@@ -62,6 +64,9 @@ def test_an_adapter_leaves_out_what_clip_gives_and_nothing_else(micro_clip: CLIP
     with pytest.raises(InputError, match="no CLIP weights at"):
         load_pretrained(tmp_path / "m")
     load_pretrained(tmp_path / "m", clip=tmp_path / "moved")
+    save_clip(tiny_clip(MICRO_PRETRAINING, MICRO), tmp_path / "clip")
+    with pytest.raises(InputError, match="is another than it was trained on"):
+        load_pretrained(tmp_path / "m")
 
 
 def change_state(folder: Path, **changes) -> None:

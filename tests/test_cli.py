@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, where, and with which exit code."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from test_published import authors_state
 
 from unseen.checkpoints import load_pretrained
 from unseen.cli import FAMILIES, VERBS, main
-from unseen.cli.evaluate import hardly_better
+from unseen.cli.evaluate import expectation, hardly_better
 from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
 from unseen.conversion import convert
@@ -26,6 +27,7 @@ from unseen.metrics import Scores, chance
 from unseen.miniature.pretrain import tiny_clip
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
+from unseen.recipes import EVALUATIONS, RECIPES
 from unseen.vocabulary import MINIATURE, MULTI_TEMPLATES, SINGLE_TEMPLATE, VOC20, Vocabulary
 
 pytestmark = pytest.mark.filterwarnings("default")  # the command line shows warnings, not errors
@@ -264,12 +266,32 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["recipes", "show"], "say which recipe to show"),
         (["recipes", "list", "zegclip-voc-inductive"], "recipes show zegclip-voc-inductive"),
         (["recipes", "show", "zegclip-coco-to-voc", "steps=3"], "nothing to change"),
+        (["recipes", "show", "zegclip-voc-inductive", "options.promts=3"], "did you mean prompts"),
+        (["recipes", "show", "zegclip-voc-inductive", "data=vco"], "did you mean 'voc'"),
+        (["recipes", "show", "zegclip-voc-inductive", "setting=inductve"], "no setting is called"),
+        (["recipes", "show", "zegclip-voc-inductive", "--config", "no.yaml"], "readable YAML file"),
+        (
+            ["segment", "a.png", "--model", "zegclip-miniature-inductiv"],
+            "did you mean zegclip-mini",
+        ),
+        (["doctor", "data", "miniature", "--out", "sheet.txt"], "end it in .png"),
+        ("convert . -o out --vocabulary voc20".split(), ". is a folder: expected a weights file"),
         (["train", "zegclip-coco-to-voc"], "is an evaluation"),
         (["train", "zegclip-voc-inductive"], "data.root=FOLDER"),
         (["train", "zegclip-miniature-inductive", "stesp=3"], "did you mean steps"),
         (["train", "zegclip-miniature-inductive", "options.prompt=3"], "did you mean prompts"),
         (["train", "zegclip-miniature-inductive", "--config", "no.yaml"], "no readable YAML file"),
         (["train", "zegclip-miniature-inductve"], "did you mean zegclip-miniature-inductive"),
+        (["train", "zegclip-miniature-inductive", "options.depth=99"], "depth must be from 0 to 5"),
+        (
+            ["train", "cascade-miniature-inductive", "options.over=frozen"],
+            "prompts has no effect in a cascade over frozen",
+        ),
+        (
+            "train zegclip-miniature-inductive options.prompts=3 "
+            "--from zegclip-miniature-inductive".split(),
+            "add options.prompts=10, or start from another",
+        ),
         (["train", "zegclip-miniature-transductive"], "give --from"),
         (
             ["train", "zegclip-miniature-transductive", "--from", "nowhere"],
@@ -288,6 +310,50 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
 def test_wrong_arguments_get_one_sentence(unseen, tmp_path, arguments, says):
     assert_one_sentence(unseen(*arguments), says)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_version_is_told(unseen):
+    run = unseen("--version")
+    assert run.code == 0 and re.fullmatch(r"unseen \d+\.\d+\.\d+\S*\n", run.out)
+
+
+def test_an_interruption_is_told(unseen, scene, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unseen.data.images.read_image", stop)
+    run = unseen("segment", scene, "--labels", "cow")
+    assert run.code == 130 and run.err.endswith("the rest is missing\n")
+
+
+def test_a_models_own_names_are_looked_for_where_none_are_given(unseen, scene):
+    run = unseen("segment", scene, "--model", "zegclip-miniature-inductive")
+    assert run.code == 0 and "looking for the 34 names" in run.err
+    assert "not found: " in run.out
+
+
+def test_a_folder_with_a_log_alone_can_be_trained_into(unseen, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "log.jsonl").write_text("{}\n")
+    run = unseen(
+        *"train zegclip-miniature-inductive --out runs --device cpu steps=1 batch_size=1".split()
+    )
+    assert run.code == 0, run.err
+    lines = (tmp_path / "runs" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1]
+
+
+def test_a_baseline_is_trained_by_its_method(unseen, tmp_path):
+    words = "train zegclip-miniature-inductive method=frozen options.heads=2 steps=1 batch_size=1"
+    assert unseen(*words.split(), "--out", "frozen").code == 0
+    config = json.loads((tmp_path / "frozen" / "config.json").read_text())
+    assert config["method"] == "frozen" and config["options"] == {"heads": 2}
+
+
+def test_several_processes_are_refused(unseen, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    run = unseen("train", "zegclip-miniature-inductive", "steps=1", "--out", "run")
+    assert_one_sentence(run, "training runs on one device")
 
 
 def test_misspelt_verbs_and_options_get_a_hint(unseen):
@@ -314,7 +380,7 @@ def test_evaluate_prints_headlines_classes_chance_and_what_was_held_out(unseen, 
     assert "unseen classes: train, sheep, cow, giraffe, clouds, grass, road\n" in run.out
     for heading in ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU", "things(U)", "stuff(U)", "| chance"):
         assert heading in run.out
-    assert "| giraffe       | unseen      | thing |" in run.out
+    assert "| giraffe       | unseen | thing |" in run.out
     assert len(list((tmp_path / "shown").iterdir())) == 2
 
 
@@ -353,7 +419,7 @@ def test_train_then_evaluate_then_go_on_transductively(unseen, tmp_path):
         "unseen": list(MINIATURE.unseen),
     }
     run = unseen("train", "zegclip-miniature-inductive", "--steps", "2")
-    assert_one_sentence(run, "holds a model already")
+    assert_one_sentence(run, "is of a model: name another folder")
     half = "runs/zegclip-miniature-inductive/halfway"
     run = unseen("train", "zegclip-miniature-transductive", "--steps", "1", "--from", half)
     assert run.code == 0 and "unseen evaluate runs/zegclip-miniature-transductive" in run.out
@@ -403,8 +469,24 @@ def test_on_another_data_set_every_class_counts_as_seen(unseen, tmp_path):
 
 def test_a_recipe_of_another_model_is_remarked_upon(unseen):
     run = unseen("evaluate", "--recipe", "zegclip-miniature-supervised", "--count", "1")
-    assert run.code == 0 and "is about a model of zegclip-miniature-supervised" in run.err
+    assert run.code == 0 and "the model was trained by zegclip-miniature-inductive" in run.err
     assert "expected of" not in run.out
+    run = unseen("evaluate", "--recipe", "zegclip-miniature-inductive", "--count", "1")
+    assert "not to be expected here: 1 of its pictures are scored" in run.err
+
+
+def test_a_promise_is_of_the_row_a_model_was_trained_by():
+    row = RECIPES["zegclip-voc-transductive"]
+    assert expectation(row, {}) == (row.expected, "")
+    assert expectation(row, row.record()) == (row.expected, "")
+    plain, doubt = expectation(row, {**row.record(), "setting": "self-training"})
+    assert plain.unseen == 82.2 and not doubt
+    changed = {**row.record(), "steps": 3, "batch_size": 2}
+    assert expectation(row, changed)[1] == "trained with other steps, batch_size"
+    crossing = EVALUATIONS["zegclip-coco-to-voc"]
+    trained = RECIPES["zegclip-coco-inductive"].record()
+    assert expectation(crossing, trained) == (crossing.expected, "")
+    assert "steps" in expectation(crossing, {**trained, "steps": 3})[1]
 
 
 def test_convert_makes_a_model_of_an_authors_file(unseen, micro_clip: CLIP, tmp_path):
@@ -415,8 +497,10 @@ def test_convert_makes_a_model_of_an_authors_file(unseen, micro_clip: CLIP, tmp_
     config = json.loads((tmp_path / "mine" / "config.json").read_text())
     assert (config["setting"], config["calibration"], config["window"]) == ("inductive", 0.1, 512)
     assert config["vocabulary"]["unseen"][0] == "pottedplant"
-    again = "convert authors.pth -o mine --vocabulary voc20 --setting supervised".split()
-    assert_one_sentence(unseen(*again), "holds a model already")
+    supervised = "convert authors.pth -o mine --vocabulary voc20 --setting supervised".split()
+    assert_one_sentence(unseen(*supervised, "--overwrite"), "inductive or transductive, not")
+    again = "convert authors.pth -o mine --vocabulary voc20 --setting transductive".split()
+    assert_one_sentence(unseen(*again), "is of a model: name another folder")
     assert json.loads((tmp_path / "mine" / "config.json").read_text()) == config
     assert unseen(*again, "--overwrite").code == 0
     elsewhere = [*again[:3], "authors.pth/out", *again[4:]]
@@ -524,6 +608,11 @@ def test_doctor_says_what_a_file_is_and_what_to_do(unseen, micro_clip: CLIP, tmp
     assert "next: unseen convert authors.pth --output FOLDER" in run.out
     run = unseen("doctor", "checkpoint", "authors.pth", "--json")
     assert json.loads(run.out)["facts"]["prompts"] == 2
+    broken = authors_state(micro_clip)
+    del broken["decode_head.q_proj.bias"]
+    torch.save(broken, tmp_path / "broken.pth")
+    run = unseen("doctor", "checkpoint", "broken.pth")
+    assert run.code == 1 and "problem: 1 keys are missing" in run.out
 
 
 def test_help_imports_nothing_slow():

@@ -113,7 +113,7 @@ def test_the_data_set_file_of_the_documents_opens(tmp_path, monkeypatch):
     for key in KEYS:
         assert f"`{key}`" in data or f"\n{key}:" in text, key
     exec(blocks(data, "python")[0], {})
-    assert all(f"`{name}`" in data for name in DATASETS if name != "micro")
+    assert all(f"`{name}`" in data for name in DATASETS)
 
 
 def test_the_results_are_what_evaluate_printed():
@@ -170,7 +170,7 @@ def test_the_format_of_models_is_described_field_by_field():
     named = {field for row in re.findall(r"^\| (`.*?) \|", description, flags=re.MULTILINE)
              for field in re.findall(r"`(\w+)`", row)}  # fmt: skip
     written = {field.name for field in fields(ModelConfig)}
-    assert named == written | {"format", "adapter_only", "encoders"}
+    assert named == written | {"format", "adapter_only", "encoders", "fingerprint"}
 
 
 def test_the_citation_file_is_whole():

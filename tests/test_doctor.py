@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_cli import Run, assert_one_sentence
-from test_data import write, write_picture, write_voc
+from test_data import write, write_camvid_colours, write_picture, write_voc
 
 from unseen.catalogue import open_dataset
 from unseen.data.doctor import draw_sheet, examine, spread
@@ -51,7 +51,9 @@ def test_ids_are_counted_against_names(yard, unseen):
 def test_json_alone_is_on_stdout(yard, unseen):
     found = json.loads(unseen("doctor", "data", yard([0, 1, 2, 2]), "--json", "--count", "1").out)
     assert (found["examined"], found["total"]) == (1, 2)
-    assert found["ids"][2] == {"id": 2, "meaning": "fence", "pixels": 2, "pictures": 1}
+    assert found["ids"][2] == {
+        "id": 2, "name": "fence", "unseen": False, "ignored": False, "pixels": 2, "pictures": 1
+    }  # fmt: skip
     assert found["never"] == found["nameless"] == found["problems"] == found["hints"] == []
 
 
@@ -109,7 +111,20 @@ def test_the_sheet_shows_labels_over_pictures(unseen, tmp_path):
     assert unseen(*arguments).code == 0
     sheet = Image.open(tmp_path / "out" / "sheet.png")
     assert sheet.width > 3 * 160 and len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 3
-    assert unseen(*arguments[:-1], "sheet").code != 0
+    run = unseen(*arguments[:-1], "sheet.txt")
+    assert_one_sentence(run, "names no format of pictures")
+    assert not run.out  # before anything is read
+
+
+def test_colours_that_stand_for_nothing_are_told(unseen, tmp_path):
+    folder = write_camvid_colours(tmp_path)
+    assert "stand for nothing" not in unseen("doctor", "data", "camvid", "--root", folder).out
+    path = next((folder / "test_labels").iterdir())
+    pixels = np.array(Image.open(path).convert("RGB"))
+    pixels[0, 0] = 1, 2, 3
+    Image.fromarray(pixels).save(path)
+    run = unseen("doctor", "data", "camvid", "--root", folder)
+    assert "% of the pixels have colours that stand for nothing (id 12)" in run.out
 
 
 def test_large_pictures_and_ids_without_names_fit_on_the_sheet(yard, tmp_path):

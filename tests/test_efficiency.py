@@ -196,3 +196,8 @@ def test_saved_models_of_other_clips_are_measured(micro_clip, micro_recipe, tmp_
     report = measure(describe(str(tmp_path / "m")), size=(24, 30), repeats=2, warmup=0)
     assert report.classes == len(MICRO) and report.size == (24, 30)
     assert report.latency is not None and report.to_dict()["executed"]["latency"]["fps"] > 0
+
+
+def test_an_evaluation_is_counted_with_the_classes_it_scores():
+    design = describe("cascade-coco-to-voc")
+    assert (design.classes, design.loss_classes) == (20, 156)

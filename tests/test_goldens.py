@@ -21,7 +21,7 @@ from unseen.clip.archives import read_state
 from unseen.clip.model import ImageEncoder, VisionConfig, resample_positions
 from unseen.clip.tokenizer import BytePairTokenizer
 from unseen.conversion import convert
-from unseen.data.datasets import reduce_zero_label
+from unseen.data.datasets import MaskFolder
 from unseen.data.images import read_image
 from unseen.data.published import voc
 from unseen.data.transforms import (
@@ -519,10 +519,10 @@ def areas_and_scores(golden: Golden, folder: Path) -> None:
     for name, facts in golden.meta.items():
         names = tuple(facts["classes"])
         vocabulary = Vocabulary(name, names, unseen=tuple(names[i] for i in facts["unseen"]))
+        meaning = MaskFolder([], vocabulary, reduce_zero=facts["reduce_zero_label"]).meaning
         matrix = np.zeros((len(names), len(names)), np.int64)
         for i in range(facts["n_images"]):
-            truth = golden[f"{name}/gt{i}"]
-            truth = reduce_zero_label(truth) if facts["reduce_zero_label"] else truth
+            truth = meaning[golden[f"{name}/gt{i}"]].astype(np.uint8)
             counted = confusion(golden[f"{name}/pred{i}"], truth, len(names))
             hit, given, true = np.diag(counted), counted.sum(axis=0), counted.sum(axis=1)
             areas = np.stack([hit, given + true - hit, given, true])

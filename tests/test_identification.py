@@ -54,6 +54,12 @@ def test_a_checkpoint_without_its_text_encoder_converts_to_an_adapter(micro_clip
     assert "--adapter-only" in identify(tmp_path / "x.pth").advice
 
 
+def test_a_shipped_model_goes_by_its_name():
+    found = identify("zegclip-miniature-inductive")
+    assert found.facts["method"] == "zegclip" and not found.problems
+    assert "SHA-256" in found.describe() and "numbers stored: 511,430\n" in found.describe()
+
+
 def test_a_model_of_ours(segmenter, tmp_path):
     segmenter.save_pretrained(tmp_path / "whole")
     segmenter.save_pretrained(tmp_path / "adapter", adapter_only=True)

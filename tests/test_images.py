@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unseen.data.datasets import MaskFolder, Subset, reduce_zero_label
+from unseen.data.datasets import MaskFolder, Subset
 from unseen.data.images import read_image, read_labels
 from unseen.data.published import voc
 from unseen.data.transforms import (
@@ -128,12 +128,6 @@ def test_label_maps_keep_their_indices_and_refuse_colour(pixels, tmp_path):
     assert (read_labels(tmp_path / "palette.png") == labels).all()
     with pytest.raises(InputError, match="colour.png: a label map has one"):
         read_labels(tmp_path / "colour.png")
-
-
-def test_reducing_zero_turns_background_into_ignore():
-    raw = np.array([[0, 1, 20, 255]], np.uint8)
-    assert reduce_zero_label(raw).tolist() == [[255, 0, 19, 255]]
-    assert raw.tolist() == [[0, 1, 20, 255]]
 
 
 def test_pictures_and_labels_must_have_one_size(pixels, tmp_path):

@@ -98,4 +98,7 @@ def test_tables_are_markdown_with_a_row_a_model():
     lines = compare({"mine": scores.summary(), "other": scores.summary()}).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[0].startswith("| %") and lines[2].startswith("| mine ")
-    assert "| b     | unseen      | thing |" in scores.table()
+    table = scores.table()
+    assert "| b     | unseen | thing |" in table
+    scores = Scores(np.diag([1, 2]), Vocabulary("plain", ("a", "b")))
+    assert scores.table().splitlines()[0] == "| class | IoU   | Acc   |"

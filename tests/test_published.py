@@ -13,13 +13,12 @@ from unseen.checkpoints import load_pretrained
 from unseen.clip import CLIP
 from unseen.clip.archives import read_archive
 from unseen.clip.model import TEXT_B, VIT_B_16
-from unseen.conversion import compare_keys, convert, read_sizes, recognise
+from unseen.conversion import Converted, compare_keys, convert, read_sizes, recognise, to_published
 from unseen.errors import InputError
 from unseen.methods import METHODS
 from unseen.published import (
     LOSS_BUFFER,
     PUBLISHED,
-    Keys,
     Sizes,
     cascade_keys,
     cliprc_keys,
@@ -29,7 +28,7 @@ from unseen.published import (
     zegclip_keys,
 )
 from unseen.recipes import RECIPES
-from unseen.vocabulary import VOC20
+from unseen.vocabulary import COCO171, VOC20
 
 TABLES = {
     "zegclip": zegclip_keys,
@@ -52,14 +51,7 @@ def authors_state(clip: CLIP, method: str = "zegclip", layers: int = 3) -> dict[
     """Name a model's weights as the authors do, dead weights included."""
     options = {"prompts": 2, "depth": 1, "layers": layers, "heads": 4, **OPTIONS[method]}
     model = METHODS[method](clip.image, **options)
-    ours = model.state_dict() | {f"text.{k}": v for k, v in clip.text.state_dict().items()}
-    table: Keys = TABLES[method](layers)
-    back: Keys = {new: old for old, new in table.items() if new is not None}
-    state = {
-        str(translate(key, back)): value
-        for key, value in ours.items()
-        if key not in ("mean", "std")
-    }
+    state = to_published(Converted(model, clip.text, method, options))
     dim = clip.image.config.embed_dim
     for start in DEAD[method]:
         for i in range(layers):
@@ -78,7 +70,12 @@ def authors_state(clip: CLIP, method: str = "zegclip", layers: int = 3) -> dict[
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_conversion_is_a_table_that_reads_both_ways(micro_clip: CLIP, method, layers):
     state = authors_state(micro_clip, method, layers)
-    model, text, found, options = convert(state, heads=2, text_heads=1, decoder_heads=4)
+    model, text, found, options = converted = convert(state, heads=2, text_heads=1, decoder_heads=4)
+    back = to_published(converted)
+    assert all(torch.equal(value, state[key]) for key, value in back.items())
+    assert sorted(state.keys() - back.keys()) == sorted(
+        key for key in state if translate(key, TABLES[method](layers)) is None
+    )
     assert found == method
     assert options == {
         "prompts": 2, "depth": 1, "layers": layers, "heads": 4, **OPTIONS[method]
@@ -107,14 +104,21 @@ def test_checkpoints_of_several_processes_lose_their_prefix(micro_clip: CLIP):
     ("method", "change", "says"),
     [
         ("zegclip", {"decode_head.surprise": torch.zeros(1)}, "decode_head.surprise"),
-        ("zegclip", {"decode_head.q_proj.bias": None}, "lacks project.bias"),
-        ("zegclip", {"backbone.conv1.weight": None}, "lacks 'conv1.weight'"),
-        ("zegclip", {"backbone.prompt_embeddings": None}, "lacks 'encoder.prompts.shallow'"),
-        ("zegclip", {"backbone.surprise": torch.zeros(1)}, "unknown surprise"),
-        ("cascade", {"backbone.proj_layers": None}, "lacks stages.proj"),
-        ("cascade", {"decode_head.weights_s1": None}, "does not fit|do not fit|lacks"),
-        ("cliprc", {"backbone.region_level_bridge": None}, "lacks 'encoder.regions'"),
-        ("cliprc", {"decode_head.lateral_proj.weight": None}, "lacks merge.weight"),
+        ("zegclip", {"decode_head.q_proj.bias": None}, "lacks decode_head.q_proj.bias"),
+        ("zegclip", {"backbone.conv1.weight": None}, "lacks 'backbone.conv1.weight'"),
+        ("zegclip", {"backbone.prompt_embeddings": None}, "lacks backbone.prompt_emb"),
+        ("zegclip", {"backbone.conv1.weight": torch.zeros(64, 3)}, "number of dimensions"),
+        ("zegclip", {"backbone.proj": torch.zeros(64)}, "number of dimensions"),
+        ("zegclip", {"backbone.ln_pre.bias": torch.zeros(3)}, r"misshapen: .* is \[3\]"),
+        ("zegclip", {"backbone.surprise": torch.zeros(1)}, "unknown backbone.surprise"),
+        ("cascade", {"backbone.proj_layers": None}, "lacks backbone.proj_layers"),
+        ("cascade", {"decode_head.weights_s1": None}, "no whole checkpoint of Cascade-CLIP"),
+        ("cliprc", {"backbone.region_level_bridge": None}, "lacks 'backbone.region_level_bridge'"),
+        (
+            "cliprc",
+            {"decode_head.lateral_proj.weight": None},
+            "lacks decode_head.lateral_proj.weight",
+        ),
     ],
 )
 def test_keys_missing_or_too_many_get_one_sentence(micro_clip: CLIP, method, change, says):
@@ -148,6 +152,23 @@ def test_a_checkpoint_tells_what_it_can(micro_clip: CLIP, method, buffer, config
     found = recognise(state, {"CLASSES": VOC20.names, "config": config})
     assert found == (method, VOC20, settings)
     assert recognise(state, {}).vocabulary is None
+
+
+def test_a_vocabulary_that_the_file_contradicts_is_refused(micro_clip: CLIP):
+    state = authors_state(micro_clip)  # its loss counts 15 classes
+    assert recognise(state, {}, VOC20) == ("zegclip", VOC20, ("inductive", "transductive"))
+    with pytest.raises(InputError, match="loss is of 15 classes, and coco171 has 171, 156"):
+        recognise(state, {}, COCO171)
+    with pytest.raises(InputError, match="trained on voc20, not on coco171"):
+        recognise(state, {"CLASSES": VOC20.names}, COCO171)
+    with pytest.raises(InputError, match="trained on 2 classes, a, b, …, not on voc20"):
+        recognise(state, {"CLASSES": ("a", "b")}, VOC20)
+
+
+def test_methods_the_authors_do_not_have_have_no_names_of_theirs(micro_clip: CLIP):
+    model = METHODS["frozen"](micro_clip.image, heads=4)
+    with pytest.raises(InputError, match="published no frozen"):
+        to_published(Converted(model, None, "frozen", {"heads": 4}))
 
 
 def test_numbers_of_training_hooks_do_not_keep_a_checkpoint_from_being_read(tmp_path):

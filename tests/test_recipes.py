@@ -16,6 +16,7 @@ from unseen.recipes import (
     Recipe,
     Source,
     describe,
+    differing,
     find_recipe,
     find_row,
     override,
@@ -117,6 +118,21 @@ def test_dotted_keys_change_nested_fields():
     assert groups == [[1, 2], [3]]
 
 
+def test_options_can_be_taken_out_and_another_method_starts_without():
+    assert override(ZEGCLIP, read_assignments(["options.prompts=null"])).options == {}
+    words = ["method=frozen", "options.heads=2"]
+    for order in (words, words[::-1]):
+        assert override(ZEGCLIP, read_assignments(order)).options == {"heads": 2}
+    assert override(ZEGCLIP, {"method": "zegclip"}) == ZEGCLIP
+
+
+def test_a_record_is_compared_with_its_row():
+    record = json.loads(json.dumps(override(ZEGCLIP, {"seed": 4, "data.root": "/voc"}).record()))
+    assert differing(ZEGCLIP, record) == []
+    record |= {"steps": 5, "options": {"prompts": 10, "heads": 4}, "stopped_at": 3}
+    assert differing(ZEGCLIP, record) == ["steps", "options.heads", "stopped_at"]
+
+
 def test_later_changes_win_over_earlier_ones(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("steps: 7\nseed: 3\ndata:\n  root: /voc\noptions: {prompts: 5}\n")
@@ -140,6 +156,7 @@ def test_later_changes_win_over_earlier_ones(tmp_path):
         ("steps=1.5", "whole number"),
         ("seed=true", "whole number"),
         ("steps=0", "steps must be at least 1"),
+        ("stride=600", "stride must be at most the window of 512"),
         ("seed=-1", "seed must be at least 0"),
         ("learning_rate=fast", "must be a number"),
         ("learning_rate=.nan", "at least 0"),

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from unseen.checkpoints import ModelConfig
-from unseen.clip import CLIP
-from unseen.embeddings import TextEmbeddings, fingerprint
+from unseen.clip import CLIP, fingerprint
+from unseen.embeddings import TextEmbeddings
 from unseen.errors import InputError
 from unseen.methods import zegclip
 from unseen.miniature.world import MICRO
@@ -77,6 +77,16 @@ def test_scores_of_square_crops_are_read_at_the_windows_size():
     assert torch.equal(read_out(logits, (20, 20), window=32, bias=bias), smaller)
 
 
+def test_windows_must_not_leave_pixels_out():
+    with pytest.raises(InputError, match="from 1 to the window of 8, got 9"):
+        slide(lambda crop: crop, torch.zeros(1, 3, 20, 20), window=8, stride=9)
+
+
+def test_a_result_says_what_it_is_in_a_line(segmenter):
+    text = repr(segmenter(np.zeros((40, 60, 3), np.uint8), ["sky", "cow"]))
+    assert text.startswith("<Segmentation of 60×40 pixels into 2 labels: ") and "%" in text
+
+
 def test_labels_in_groups_of_classes_equal_labels_at_once():
     scores = torch.randn(23, 5, 6)
     enlarged = F.interpolate(scores[None], (300, 400), mode="bilinear")[0]
@@ -86,7 +96,7 @@ def test_labels_in_groups_of_classes_equal_labels_at_once():
     mask, best = label(huge, (5000, 4000))  # a class at a time
     sample = F.interpolate(huge[None], (5000, 4000), mode="bilinear")[0, :, ::500, ::500]
     assert (mask[::500, ::500] == sample.argmax(dim=0).numpy()).all()
-    np.testing.assert_allclose(best[::500, ::500], sample.amax(dim=0).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(best[::500, ::500], sample.amax(dim=0).numpy(), atol=1e-6)
 
 
 def test_equal_scores_go_to_the_first_label():

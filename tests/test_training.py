@@ -1,19 +1,22 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from conftest import MICRO_PRETRAINING
 
-from unseen.catalogue import open_dataset
+from unseen import training
+from unseen.catalogue import DATASETS, open_dataset
 from unseen.checkpoints import load_pretrained
 from unseen.data.datasets import Sample, Subset
 from unseen.errors import InputError, MissingExtra
 from unseen.evaluation import default_calibration, evaluate, make_baselines
 from unseen.miniature.pretrain import learning_rate, pretrain
+from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
-from unseen.recipes import Recipe, find_recipe
+from unseen.recipes import RECIPES, Recipe, find_recipe
 from unseen.training import batches, fit
 from unseen.vocabulary import MINIATURE, Vocabulary
 
@@ -80,7 +83,11 @@ def test_what_is_saved_describes_the_model_that_training_went_on_from(
         device="cpu",
     )
     assert (tmp_path / "first" / "halfway" / "config.json").is_file()
+    assert first.config.options == {"prompts": 3, "heads": 2}
     other = replace(micro_recipe, setting="transductive", steps=1, clip="miniature")
+    with pytest.raises(InputError, match=r"prompts 3, .* asks for 2: add options.prompts=3"):
+        fit(other, out=tmp_path / "second", start=tmp_path / "first", device="cpu")
+    other = replace(other, options={"prompts": 3, "heads": 2, "depth": 2})
     trained = fit(other, out=tmp_path / "second", start=tmp_path / "first", device="cpu")
     again, _, config = load_pretrained(tmp_path / "second")
     assert config.options == first.config.options and config.clip == micro_recipe.clip
@@ -93,6 +100,49 @@ def test_what_is_saved_describes_the_model_that_training_went_on_from(
 def test_a_data_set_smaller_than_a_batch_is_refused(micro_recipe: Recipe):
     with pytest.raises(InputError, match="fewer than a batch of 4"):
         next(batches(Subset(open_dataset("micro", "train"), 3), micro_recipe))
+
+
+def test_a_start_brings_its_own_clip(tmp_path):
+    recipe = replace(RECIPES["zegclip-miniature-supervised"], clip="elsewhere")
+    with pytest.raises(InputError, match="brings its own CLIP, miniature: leave clip out"):
+        fit(recipe, out=tmp_path / "run", start="zegclip-miniature-inductive", device="cpu")
+
+
+def test_a_vocabulary_must_have_what_a_setting_is_about(
+    micro_recipe: Recipe, tmp_path, monkeypatch
+):
+    def vocabulary(unseen):
+        entry = partial(Scenes, vocabulary=replace(MICRO, unseen=unseen), size=48)
+        monkeypatch.setitem(DATASETS, "micro", replace(DATASETS["micro"], draw=entry))
+
+    vocabulary(MICRO.names)
+    with pytest.raises(InputError, match="every name of micro is unseen"):
+        fit(micro_recipe, out=tmp_path / "run", device="cpu")
+    vocabulary(())
+    for setting in ("transductive", "self-training"):
+        with pytest.raises(InputError, match="micro names none: train it inductive or supervised"):
+            fit(replace(micro_recipe, setting=setting), out=tmp_path / "run", device="cpu")
+    fit(replace(micro_recipe, steps=1), out=tmp_path / "run", device="cpu")
+
+
+def test_a_window_below_a_patch_is_refused(micro_recipe: Recipe, tmp_path):
+    with pytest.raises(InputError, match="at least one patch of 8 pixels"):
+        fit(replace(micro_recipe, window=5, stride=5), out=tmp_path / "run", device="cpu")
+
+
+def test_a_loss_that_is_no_number_ends_the_training(micro_recipe: Recipe, tmp_path):
+    with pytest.raises(InputError, match="no longer a number at step 6"):
+        fit(replace(micro_recipe, learning_rate=1e30), out=tmp_path / "run", device="cpu")
+    json.loads((tmp_path / "run" / "log.jsonl").read_text())  # of step 1
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_training_again_first_removes_what_was_there(micro_recipe: Recipe, tmp_path, monkeypatch):
+    fit(replace(micro_recipe, steps=2), out=tmp_path / "run", device="cpu")
+    monkeypatch.setattr(training, "compute_loss", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fit(micro_recipe, out=tmp_path / "run", device="cpu")
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_supervised_training_sees_every_class(micro_recipe: Recipe, tmp_path):
@@ -111,7 +161,12 @@ def test_batches_go_on_for_ever_in_an_order_the_seed_decides(micro_recipe: Recip
     assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(ours, other, strict=True))
     assert ours[0].shape == (4, 3, 48, 48) and ours[0].dtype == torch.uint8
-    assert next(batches(dataset, replace(micro_recipe, window=30)))[0].shape == (4, 3, 30, 30)
+    assert next(batches(dataset, replace(micro_recipe, window=30, stride=30)))[0].shape == (
+        4,
+        3,
+        30,
+        30,
+    )
 
 
 def test_a_missing_extra_says_what_to_install(micro_recipe: Recipe, tmp_path, monkeypatch):

@@ -70,6 +70,19 @@ DATASETS = {
 }
 
 
+def find_dataset(name: str) -> Entry | None:
+    """Return a data set by its name, None for a YAML file, or say which there are."""
+    if name.lower().endswith(SUFFIXES):
+        return None
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"no data set is called {name!r}{hint} (known: {', '.join(DATASETS)}, or a YAML file)"
+        )
+    return DATASETS[name]
+
+
 def open_dataset(
     name: str | Path, split: str | None = None, *, root: str | Path | None = None
 ) -> Dataset:
@@ -84,16 +97,9 @@ def open_dataset(
     Raises:
         InputError: no such data set, split or folder, or one that is laid out otherwise.
     """
-    name = str(name)
-    if name.lower().endswith(SUFFIXES):
+    entry = find_dataset(str(name))
+    if entry is None:
         return own(name, split, root=root)
-    if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(
-            f"no data set is called {name!r}{hint} (known: {', '.join(DATASETS)}, or a YAML file)"
-        )
-    entry = DATASETS[name]
     if entry.draw is not None:
         if root is not None:
             raise InputError(f"the data set {name} is drawn and has no folder: leave --root out")

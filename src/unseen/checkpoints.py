@@ -4,6 +4,7 @@ A folder holds ``config.json``, which says all that is needed to build the model
 was trained for, and ``model.safetensors``. No file is ever executed.
 """
 
+import difflib
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from unseen.clip import TextEncoder, load_clip
+from unseen.clip import TextEncoder, fingerprint, load_clip
 from unseen.clip.archives import read_state
 from unseen.clip.weights import (
     build_from_config,
@@ -108,6 +109,7 @@ def save_pretrained(
     description = {
         "format": "unseen-model",
         "adapter_only": adapter_only,
+        "fingerprint": fingerprint(model.encoder.clip),
         "encoders": clip_config(model.encoder.clip, text),
         **asdict(replace(config, versions=versions)),
     }
@@ -133,8 +135,7 @@ def load_pretrained(
             return _load_folder(_fetch_model(str(source)), clip)
         if str(source) not in shipped_models():
             raise InputError(_whereabouts(str(source)))
-        with as_file(files("unseen.miniature") / "assets" / str(source)) as path:
-            return _load_folder(path, clip)
+        folder = shipped_model(str(source))
     return _load_folder(folder, clip)
 
 
@@ -164,7 +165,12 @@ def shipped_models() -> list[str]:
 
 def shipped_clip() -> Path:
     """Return the folder of the miniature's CLIP."""
-    with as_file(files("unseen.miniature") / "assets" / "clip") as path:
+    return shipped_model("clip")
+
+
+def shipped_model(name: str) -> Path:
+    """Return the folder of a model inside the package."""
+    with as_file(files("unseen.miniature") / "assets" / name) as path:
         return path
 
 
@@ -183,6 +189,11 @@ def _load_folder(
             source = clip or config.clip
             encoders = load_clip(shipped_clip() if source == SHIPPED_CLIP else source)
             image, text = encoders.image, encoders.text
+            if description["fingerprint"] != fingerprint(image):
+                raise InputError(
+                    f"{folder} leaves its CLIP out, and {source} is another than it was trained "
+                    "on: give its own, from_pretrained(..., clip=...)"
+                )
         else:
             image, text = build_from_config(description["encoders"])
         model = METHODS[config.method](image, **config.options)
@@ -229,8 +240,9 @@ def _whereabouts(name: str) -> str:
     """Say where a model that is not here can be had."""
     if name in PUBLISHED:
         return f"{name} does not ship with unseen: {PUBLISHED[name].advice()}"
+    near = difflib.get_close_matches(name, [*shipped_models(), *PUBLISHED], n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
     return (
-        f"there is no model {name!r}: give the folder of one, or a shipped name "
-        f"({', '.join(shipped_models())}); published ones that can be converted: "
-        f"{', '.join(sorted(PUBLISHED))}"
+        f"there is no model {name!r}: {hint}give the folder of one, or a shipped name "
+        f"({', '.join(shipped_models())}); 'unseen recipes' lists those that can be trained"
     )

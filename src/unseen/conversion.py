@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from unseen.clip import TextEncoder
@@ -11,6 +11,7 @@ from unseen.clip.model import TextConfig, VisionConfig
 from unseen.clip.weights import build_image_encoder, build_text_encoder, fill
 from unseen.errors import InputError
 from unseen.methods import METHODS
+from unseen.methods.cascade import GROUPS
 from unseen.model import SegmentationModel
 from unseen.published import (
     LOSS_BUFFER,
@@ -19,6 +20,7 @@ from unseen.published import (
     Sizes,
     cascade_keys,
     cliprc_keys,
+    invert,
     published_shapes,
     translate,
     zegclip_keys,
@@ -43,15 +45,18 @@ class Recognised(NamedTuple):
     settings: tuple[str, ...]
 
 
-def recognise(state: State, meta: Mapping[str, Any]) -> Recognised:
+def recognise(
+    state: State, meta: Mapping[str, Any], vocabulary: Vocabulary | None = None
+) -> Recognised:
     """Tell whose checkpoint this is, and what it was trained on.
 
     Args:
         state: tensors under the authors' names.
         meta: what mmcv stored beside them.
+        vocabulary: what it is said to be trained on, where that is known from elsewhere.
 
     Raises:
-        InputError: it is none of the three methods'.
+        InputError: it is none of the three methods', or was not trained on that vocabulary.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     method = next((m for m, s in _SIGNS.items() if any(key.startswith(s) for key in state)), None)
@@ -63,22 +68,32 @@ def recognise(state: State, meta: Mapping[str, Any]) -> Recognised:
     names = tuple(str(name) for name in meta.get("CLASSES") or ())
     matches = [v for v in VOCABULARIES.values() if v.names == names]
     # the released configuration of Context holds out other classes than the paper names
-    vocabulary = next((v for v in matches if v.name.endswith("-released")), None)
-    vocabulary = vocabulary or (matches[0] if matches else None)
+    found = next((v for v in matches if v.name.endswith("-released")), None)
+    found = found or (matches[0] if matches else None)
+    if vocabulary is not None and names and names != vocabulary.names:
+        known = found.name if found else f"{len(names)} classes, {', '.join(names[:3])}, …"
+        raise InputError(f"the checkpoint was trained on {known}, not on {vocabulary.name}")
+    known_as = vocabulary or found
     allowed = ["inductive", "transductive", "supervised"]
     buffer = state.get(LOSS_BUFFER)
-    if vocabulary is not None and buffer is not None and method != "cliprc":
+    if known_as is not None and buffer is not None and method != "cliprc":
         count = len(buffer) - 1
-        if count == len(vocabulary):  # VOC's transductive configurations count all classes too
+        if count == len(known_as):  # VOC's transductive configurations count all classes too
             allowed = ["transductive", "supervised"]
-        elif count == len(vocabulary.seen):
+        elif count == len(known_as.seen):
             allowed = ["inductive", "transductive"]
+        else:
+            raise InputError(
+                f"the checkpoint's loss is of {count} classes, and {known_as.name} has "
+                f"{len(known_as)}, {len(known_as.seen)} of them seen: it was trained on another "
+                "vocabulary"
+            )
     config = str(meta.get("config", ""))
     said = re.search(r"self_training\s*=\s*(True|False)", config)
     if said:
         self_trained = said[1] == "True"
         allowed = [name for name in allowed if (name == "transductive") == self_trained]
-    return Recognised(method, vocabulary, tuple(allowed))
+    return Recognised(method, known_as, tuple(allowed))
 
 
 def read_sizes(state: State) -> Sizes:
@@ -90,7 +105,10 @@ def read_sizes(state: State) -> Sizes:
         InputError: no checkpoint of theirs, or one that lacks a tensor that sizes are read off.
     """
     method = recognise(state, {}).method
-    _, layers = _key_table(state, method)
+    sign = _SIGNS[method]
+    numbers = [key.removeprefix(sign).split(".") for key in state if key.startswith(sign)]
+    # layers.{layer}.…; Cascade-CLIP's have the decoder's number before
+    layers = len({parts[2 if method == "cascade" else 1] for parts in numbers})
     try:
         width, _, _, patch = state["backbone.conv1.weight"].shape
         side = math.isqrt(len(state["backbone.positional_embedding"]) - 1)
@@ -105,6 +123,11 @@ def read_sizes(state: State) -> Sizes:
         regions = len(state["backbone.region_level_bridge"]) if method == "cliprc" else 0
     except KeyError as error:
         raise InputError(f"the checkpoint lacks {error}: is the file whole?") from None
+    except (ValueError, IndexError):
+        raise InputError(
+            "a tensor of the checkpoint has another number of dimensions than the authors': is it "
+            "their file, unchanged?"
+        ) from None
     blocks = _count(state, r"backbone\.transformer\.resblocks\.(\d+)\.")
     mixes = sorted(key for key in state if key.startswith("decode_head.weights_s"))
     return Sizes(
@@ -139,7 +162,7 @@ class KeyReport(NamedTuple):
 def compare_keys(state: State, sizes: Sizes) -> KeyReport:
     """Compare a checkpoint with the keys and shapes that one of its sizes has."""
     expected = published_shapes(sizes)
-    table, _ = _key_table(state, sizes.method)
+    table = key_table(sizes.method, sizes.layers, len(sizes.groups) + 1)
     lacking = sorted(expected.keys() - state.keys())
     misshapen = [
         f"{key} is {list(state[key].shape)}, expected {list(expected[key])}"
@@ -154,21 +177,17 @@ def compare_keys(state: State, sizes: Sizes) -> KeyReport:
     )
 
 
-def rename(state: State, table: Keys, title: str) -> State:
-    """Translate a state dict; refuse it if the table does not know all of its keys."""
-    ours: State = {}
-    unknown = []
-    for key, value in state.items():
-        try:
-            renamed = translate(key, table)
-        except KeyError:
-            unknown.append(key)
-            continue
-        if renamed is not None:
-            ours[renamed] = value
-    if unknown:
-        raise InputError(f"the checkpoint has keys that {title} does not: {', '.join(unknown[:5])}")
-    return ours
+def key_table(method: str, layers: int, decoders: int) -> Keys:
+    """Return from which beginnings of the authors' keys to which of ours.
+
+    Args:
+        method: ``zegclip``, ``cascade`` or ``cliprc``.
+        layers: of each decoder.
+        decoders: of Cascade-CLIP.
+    """
+    if method == "cascade":
+        return cascade_keys(layers, decoders)
+    return (zegclip_keys if method == "zegclip" else cliprc_keys)(layers)
 
 
 class Converted(NamedTuple):
@@ -202,57 +221,80 @@ def convert(
         InputError: no checkpoint of theirs, or one with a missing or unknown key.
     """
     state = {key.removeprefix("module."): value.float() for key, value in state.items()}
-    method = recognise(state, {}).method
-    title = TITLES[method]
-    table, layers = _key_table(state, method)
-    ours = rename(state, table, title)
+    sizes = read_sizes(state)
+    method, title = sizes.method, TITLES[sizes.method]
+    _refuse(compare_keys(state, sizes), title)
+    table = key_table(method, sizes.layers, len(sizes.groups) + 1)
+    named = {translate(key, table): value for key, value in state.items()}
 
     def part(prefix: str) -> State:
-        return {k.removeprefix(prefix): v for k, v in ours.items() if k.startswith(prefix)}
+        return {k.removeprefix(prefix): v for k, v in named.items() if k and k.startswith(prefix)}
 
-    try:
-        image = build_image_encoder(part("encoder.clip."), heads=heads)
-        text = build_text_encoder(part("text."), heads=text_heads) if part("text.") else None
-        options: dict[str, Any] = {
-            "prompts": ours["encoder.prompts.shallow"].shape[1],
-            "depth": len(ours["encoder.prompts.deep"]),
-            "layers": layers,
-            "heads": decoder_heads,
-        }
-        if method == "cascade":
-            options["groups"] = _groups(ours, image.config.layers)
-        if method == "cliprc":
-            options["regions"] = len(ours["encoder.regions"])
-    except KeyError as error:
-        raise InputError(f"the checkpoint lacks {error}: is the file whole?") from None
+    image = build_image_encoder(part("encoder.clip."), heads=heads)
+    text = build_text_encoder(part("text."), heads=text_heads) if sizes.text else None
+    options: dict[str, Any] = {
+        "prompts": sizes.prompts,
+        "depth": sizes.depth,
+        "layers": sizes.layers,
+        "heads": decoder_heads,
+    }
+    if method == "cascade":
+        options["groups"] = _groups(sizes.groups, image.config.layers)
+    if method == "cliprc":
+        options["regions"] = sizes.regions
     model = METHODS[method](image, **options)
     fill(model.encoder, part("encoder."), f"{title}'s encoder")
     fill(model.head, part("head."), f"{title}'s decoder")
     return Converted(model.eval(), text.eval() if text else None, method, options)
 
 
-def _key_table(state: State, method: str) -> tuple[Keys, int]:
-    """Return the key table for a checkpoint, and the number of its decoder layers."""
-    sign = _SIGNS[method]
-    numbers = [key.removeprefix(sign).split(".") for key in state if key.startswith(sign)]
-    if method == "cascade":  # {decoder}.layers.{layer}.…
-        decoders = len({parts[0] for parts in numbers})
-        layers = len({parts[2] for parts in numbers})
-        return cascade_keys(layers, decoders), layers
-    layers = len({parts[1] for parts in numbers})  # layers.{layer}.…
-    return (zegclip_keys if method == "zegclip" else cliprc_keys)(layers), layers
+def _refuse(report: KeyReport, title: str) -> None:
+    """Refuse a checkpoint whose keys are not the authors', naming some."""
+    lists = {
+        "lacks": report.missing,
+        "has unknown": report.unknown,
+        "misshapen:": report.misshapen,
+    }
+    problems = [
+        f"{what} {', '.join(keys[:3])}" + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+        for what, keys in lists.items()
+        if keys
+    ]
+    if problems:
+        raise InputError(
+            f"this is no whole checkpoint of {title}: {'; '.join(problems)}. "
+            "'unseen doctor checkpoint' lists all"
+        )
 
 
-def _groups(ours: State, last: int) -> list[list[int]]:
+def to_published(converted: Converted) -> State:
+    """Return a model's weights under the authors' names: the way back from ``convert``.
+
+    What nothing reads, and their loss's buffer, is not there. The position grid is the model's own;
+    theirs has that of the window.
+
+    Args:
+        converted: a model of one of the three methods, whether it was converted or trained here.
+
+    Raises:
+        InputError: a method that the authors' code does not have.
+    """
+    model, text, method, options = converted
+    if method not in TITLES or options.get("over", "zegclip") != "zegclip":
+        raise InputError(f"the authors published no {method} with options {options}")
+    layers, groups = options.get("layers", 3), options.get("groups", GROUPS)
+    table = invert(key_table(method, layers, len(groups)))
+    state = {k: v for k, v in model.state_dict().items() if k.startswith(("encoder.", "head."))}
+    if text is not None:
+        state |= {f"text.{key}": value for key, value in text.state_dict().items()}
+    return {str(translate(key, table)): value for key, value in state.items()}
+
+
+def _groups(sizes: Sequence[int], last: int) -> list[list[int]]:
     """Number the blocks of the stages: those right before the last, then the last alone."""
-    sizes = [len(ours[f"head.mixes.{i}.weights"]) for i in range(_count_mixes(ours))]
     first = last - sum(sizes)
     groups = []
     for size in sizes:
         groups.append(list(range(first, first + size)))
         first += size
     return [*groups, [last]]
-
-
-def _count_mixes(ours: State) -> int:
-    return sum(bool(re.fullmatch(r"head\.mixes\.\d+\.weights", key)) for key in ours)

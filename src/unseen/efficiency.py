@@ -42,7 +42,14 @@ from unseen.methods.cascade import GROUPS
 from unseen.metrics import markdown
 from unseen.model import SegmentationModel
 from unseen.published import Sizes, is_trained, loss_classes, published_shapes
-from unseen.recipes import RECIPES, VOCABULARY_OF, find_recipe
+from unseen.recipes import (
+    EVALUATIONS,
+    RECIPES,
+    VOCABULARY_OF,
+    Evaluation,
+    find_recipe,
+    find_row,
+)
 from unseen.vocabulary import find_vocabulary
 
 _OPENAI = "openai/clip-vit-"
@@ -125,10 +132,13 @@ def describe(source: str) -> Design:
         InputError: no such thing, or one whose CLIP cannot be read.
     """
     if not os.path.exists(source) and source not in shipped_models():
-        if source in RECIPES:
-            recipe = find_recipe(source)
+        if source in RECIPES or source in EVALUATIONS:
+            row = find_row(source)
+            recipe = find_recipe(row.model) if isinstance(row, Evaluation) else row
             vision, text = _clip_sizes(recipe.clip)
-            vocabulary = find_vocabulary(VOCABULARY_OF[recipe.data.name])
+            vocabulary, trained = (
+                find_vocabulary(VOCABULARY_OF[one.data.name]) for one in (row, recipe)
+            )
             return Design(
                 source,
                 recipe.method,
@@ -137,14 +147,14 @@ def describe(source: str) -> Design:
                 text,
                 len(vocabulary),
                 recipe.window,
-                loss_classes(recipe.method, vocabulary, recipe.setting),
+                loss_classes(recipe.method, trained, recipe.setting),
             )
         if not is_repository(source):
-            names = sorted({*shipped_models(), *RECIPES})
-            near = difflib.get_close_matches(source, names, n=1)
+            near = difflib.get_close_matches(source, [*shipped_models(), *RECIPES], n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(
-                f"there is no model's folder and no recipe {source!r}"
-                + (f"; did you mean {near[0]}?" if near else f": known are {', '.join(names)}")
+                f"there is no model's folder and no recipe {source!r}{hint} "
+                "('unseen recipes' lists the recipes)"
             )
     model, encoder, config = load_pretrained(source)
     return Design(

@@ -1,6 +1,5 @@
 """Text embeddings as files, which say what they are of."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,19 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unseen.clip import TextEncoder
 from unseen.errors import InputError
 from unseen.vocabulary import Vocabulary
 from unseen.writing import write_whole
-
-
-def fingerprint(text: TextEncoder) -> str:
-    """Return a hash of a text encoder's weights, in half precision: which CLIP it is."""
-    digest = hashlib.sha256()
-    for key, value in sorted(text.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().half().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from unseen.checkpoints import SHIPPED_CLIP, ModelConfig, read_description, shipped_clip
+from unseen.checkpoints import (
+    SHIPPED_CLIP,
+    ModelConfig,
+    read_description,
+    shipped_clip,
+    shipped_model,
+    shipped_models,
+)
 from unseen.clip import ImageEncoder, TextConfig, TextEncoder, VisionConfig, load_clip
 from unseen.clip.archives import Archive, read_archive
 from unseen.conversion import compare_keys, read_sizes, recognise
@@ -57,8 +64,9 @@ class Identity:
         lines = [f"{self.path}: {self.kind}"]
         for name, value in self.facts.items():
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            shown = f"{value:,}" if isinstance(value, int) else shown
             lines.append(f"  {name}: {'none' if shown == '' else shown}")
-        lines.append(f"  SHA-256: {self.sha256} ({self.known or 'not among the known ones'})")
+        lines.append(f"  SHA-256: {self.sha256}" + (f" ({self.known})" if self.known else ""))
         lines += [f"problem: {problem}" for problem in self.problems]
         return "\n".join([*lines, f"next: {self.advice}"])
 
@@ -67,12 +75,13 @@ def identify(path: str | Path) -> Identity:
     """Say what a file or folder is.
 
     Args:
-        path: of it.
+        path: of it, or the name of a shipped model.
 
     Raises:
         InputError: nothing there, nothing known, or a broken file.
     """
-    path = Path(path)
+    shipped = str(path) in shipped_models() and not Path(path).exists()
+    path = shipped_model(str(path)) if shipped else Path(path)
     if path.is_dir():
         return _model(path) if (path / "config.json").is_file() and _is_ours(path) else _clip(path)
     if not path.is_file():

@@ -159,17 +159,18 @@ class Scores:
     def table(self) -> str:
         """Write the classes one by one as a Markdown table."""
         vocabulary = self.vocabulary
-        rows = [
-            [
-                name,
-                "unseen" if name in vocabulary.unseen else "seen",
-                "stuff" if name in vocabulary.stuff else "thing",
-                _show(100 * iou),
-                _show(100 * accuracy),
-            ]
-            for name, iou, accuracy in zip(vocabulary.names, self.iou, self.accuracy, strict=True)
-        ]
-        return markdown(["class", "in training", "kind", "IoU", "Acc"], rows)
+        columns = {
+            "class": vocabulary.names,
+            "split": ["unseen" if n in vocabulary.unseen else "seen" for n in vocabulary.names],
+            "kind": ["stuff" if n in vocabulary.stuff else "thing" for n in vocabulary.names],
+            "IoU": [_show(100 * value) for value in self.iou],
+            "Acc": [_show(100 * value) for value in self.accuracy],
+        }
+        if not vocabulary.unseen:
+            del columns["split"]
+        if not vocabulary.stuff:
+            del columns["kind"]
+        return markdown(list(columns), list(zip(*columns.values(), strict=True)))
 
 
 def compare(summaries: Mapping[str, Mapping[str, float | None]]) -> str:

@@ -234,6 +234,11 @@ def translate(key: str, table: Keys) -> str | None:
     return None if renamed is None else renamed + key.removeprefix(start)
 
 
+def invert(table: Keys) -> Keys:
+    """Return the table from our keys to the authors'."""
+    return {ours: theirs for theirs, ours in table.items() if ours is not None}
+
+
 # Shapes ------------------------------------------------------------------------------------------
 
 

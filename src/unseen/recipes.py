@@ -48,7 +48,7 @@ class Expected:
         pacc: pixel accuracy.
         seen: mIoU(S).
         unseen: mIoU(U).
-        hiou: 2·S·U / (S + U); the printed number, which may be rounded from finer ones.
+        hiou: 2·S·U / (S + U); the printed number, where there is one, may come of finer ones.
         miou: mean IoU over all classes.
         seen_spread: ± of mIoU(S) over several runs.
         unseen_spread: ± of mIoU(U) over several runs.
@@ -77,7 +77,7 @@ class Recipe:
         setting: ``inductive``, ``transductive``, ``self-training`` or ``supervised``.
         steps: optimiser steps.
         options: keyword arguments of the method's builder.
-        batch_size: pictures a step, over all processes.
+        batch_size: pictures a step.
         learning_rate: of all trained parameters.
         weight_decay: of all trained parameters, norms and biases too.
         warmup: steps over which the rate rises from nearly nothing.
@@ -123,6 +123,11 @@ class Recipe:
             least = 0 if isinstance(value, float) or item.name in ("warmup", "seed") else 1
             if not (math.isfinite(value) and value >= least):
                 raise InputError(f"{item.name} must be at least {least}, got {value}")
+        if self.stride > self.window:
+            raise InputError(
+                f"stride must be at most the window of {self.window}, got {self.stride}: "
+                "windows would leave pixels out"
+            )
 
     def record(self) -> dict[str, Any]:
         """Return what decides the result, as JSON takes it."""
@@ -156,7 +161,9 @@ class Evaluation:
 OPENAI_CLIP = "openai/clip-vit-base-patch16"
 
 _ZEGCLIP = "README of ZegCLIP: averages over several models"
-_CASCADE = "README of Cascade-CLIP: averages over several runs, pAcc not told"
+_CASCADE = (
+    "README of Cascade-CLIP: averages over several runs; pAcc is not told, hIoU is that of S and U"
+)
 _CLIPRC = "README of CLIP-RC"
 _SPLIT = (
     "which split these are of is uncertain: this row holds out the classes of the released "
@@ -571,23 +578,27 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """Change fields of a recipe by dotted keys.
 
     Expected scores are dropped, since they are of the row as it was, unless only the seed or a
-    place changed; plain self-training has its own.
+    place changed; plain self-training has its own. Another method starts from no options: those of
+    the row are not its own.
 
     Args:
         recipe: the row.
-        changes: values by key, such as ``steps``, ``data.root``, ``options.prompts``.
+        changes: values by key, such as ``steps``, ``data.root``, ``options.prompts``; an option
+            that is None is taken out.
 
     Raises:
         InputError: an unknown key, or a value of another type.
     """
     types = _types()
     changed: dict[str, Any] = {}
+    if changes.get("method", recipe.method) != recipe.method:
+        changed["options"] = {}
     for key, value in changes.items():
         key = "data.name" if key == "data" else key
         top, _, rest = key.partition(".")
         if top == "options" and rest:
-            options = changed.get("options", recipe.options)
-            changed["options"] = {**options, rest: value}
+            options = changed.get("options", recipe.options) | {rest: value}
+            changed["options"] = {k: v for k, v in options.items() if v is not None}
         elif key in types:
             value = _typed(key, value, types[key])
             if rest:
@@ -596,12 +607,33 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         else:
             raise InputError(f"a recipe has no {key!r}{_hint(key, [*types, 'options.prompts'])}")
     result = replace(recipe, **changed)
-    if result.record() == recipe.record() or set(changes) <= _SAME_RESULT:
+    changed_keys = set(differing(recipe, result.record()))
+    if not changed_keys:
         return result
-    expected = _SELF_TRAINING.get(recipe.name) if result.setting == "self-training" else None
-    return replace(
-        result, expected=expected if set(changes) <= {"setting", *_SAME_RESULT} else None
-    )
+    plain = result.setting == "self-training" and changed_keys == {"setting"}
+    return replace(result, expected=_SELF_TRAINING.get(recipe.name) if plain else None)
+
+
+def differing(recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
+    """Return what decides the result and is other in a record than in a row, by dotted keys.
+
+    The seed and where the data lies are left out.
+
+    Args:
+        recipe: the row.
+        record: what ``Recipe.record`` returns, of another or the same.
+    """
+    ours, theirs = (_flat(one) for one in (recipe.record(), record))
+    keys = [key for key in {**ours, **theirs} if key not in _SAME_RESULT]
+    return [key for key in keys if ours.get(key) != theirs.get(key)]
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        inner = value.items() if isinstance(value, Mapping) else [("", value)]
+        flat |= {f"{key}.{rest}" if rest else key: one for rest, one in inner}
+    return flat
 
 
 def read_assignments(words: Sequence[str]) -> dict[str, Any]:
@@ -633,11 +665,7 @@ def read_overrides(path: str | Path) -> dict[str, Any]:
     content = _load_yaml(text, str(path))
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a mapping, such as 'steps: 100'")
-    changes: dict[str, Any] = {}
-    for key, value in content.items():
-        nested = value if isinstance(value, dict) else {"": value}
-        changes |= {f"{key}.{rest}" if rest else str(key): inner for rest, inner in nested.items()}
-    return changes
+    return _flat({str(key): value for key, value in content.items()})
 
 
 def _load_yaml(text: str, where: str) -> Any:

@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained, shipped_clip
-from unseen.clip import TextEncoder, load_clip
+from unseen.clip import TextEncoder, fingerprint, load_clip
 from unseen.data.images import read_image, to_rgb
 from unseen.data.transforms import fit_short_side, resize_image
 from unseen.drawing import mask_image, overlay
-from unseen.embeddings import TextEmbeddings, fingerprint
+from unseen.embeddings import TextEmbeddings
 from unseen.errors import InputError
 from unseen.hub import upload
 from unseen.methods import METHODS
@@ -56,7 +56,12 @@ def slide(
         image: the picture.
         window: side of a window.
         stride: step from one window to the next.
+
+    Raises:
+        InputError: a stride beyond the window, which would leave pixels out.
     """
+    if not 1 <= stride <= window:
+        raise InputError(f"the stride must be from 1 to the window of {window}, got {stride}")
     height, width = image.shape[2:]
     total: Tensor | None = None
     count = image.new_zeros(1, 1, height, width)
@@ -159,7 +164,7 @@ def average_views(
     return total.div_(count)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
     """A segmented picture.
 
@@ -177,6 +182,11 @@ class Segmentation:
     scores: Float[np.ndarray, "H W"]
     image: UInt8[np.ndarray, "H W 3"]
     unseen: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        found = ", ".join(f"{one['label']} {one['share']:.0%}" for one in self.regions()[:5])
+        return f"<Segmentation of {width}×{height} pixels into {len(self.labels)} labels: {found}>"
 
     def overlay(self, *, opacity: float = 0.55) -> Image.Image:
         """Paint the mask over the picture, with a legend."""
@@ -213,9 +223,14 @@ def save_image(image: Image.Image, path: str | Path) -> None:
         InputError: the path cannot be written, or its suffix names no format.
     """
     path = Path(path)
+    check_picture_name(path)
+    write_whole(path, lambda part: image.save(part))
+
+
+def check_picture_name(path: Path) -> None:
+    """Refuse a path whose suffix names no format of pictures."""
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise InputError(f"{path} names no format of pictures: end it in .png")
-    write_whole(path, lambda part: image.save(part))
 
 
 def resolve_device(device: str) -> torch.device:
@@ -412,8 +427,8 @@ class Segmenter:
             labels: names, a vocabulary or its name, or embeddings made before.
             calibration: γ to subtract from the scores of seen classes; the model's own by default.
             limit: longest side in pixels that the picture is enlarged to, None for no limit.
-            tta: look at the picture at the authors' scales and mirrored, and average; 8 passes for
-                one, and scores of all labels at every pixel in memory.
+            tta: look at the picture at the authors' scales and mirrored, and average; 8 passes,
+                most of them larger, for one; scores of all labels at every pixel in memory.
 
         Raises:
             InputError: a picture that cannot be read, or labels that cannot be used.

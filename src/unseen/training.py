@@ -3,6 +3,9 @@
 import difflib
 import inspect
 import json
+import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +18,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
-from unseen.catalogue import DATASETS, open_dataset
+from unseen.catalogue import find_dataset, open_dataset
 from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained, shipped_clip
 from unseen.clip import ImageEncoder, TextEncoder, load_clip
 from unseen.data.datasets import Dataset, Sample
@@ -25,9 +28,9 @@ from unseen.losses import criterion
 from unseen.methods import METHODS
 from unseen.model import SegmentationModel
 from unseen.progress import track
-from unseen.recipes import Recipe
+from unseen.recipes import RECIPES, Recipe
 from unseen.segmenter import Segmenter, resolve_device
-from unseen.settings import Setting, find_setting
+from unseen.settings import SELF_TRAINING, TRANSDUCTIVE, Setting, find_setting
 from unseen.vocabulary import Vocabulary
 from unseen.writing import write_text
 
@@ -73,7 +76,7 @@ def compute_loss(
     """Run the model on a batch and return every term of its loss.
 
     Args:
-        model: the model, or one wrapped for several processes.
+        model: the model.
         images: RGB in [0, 1].
         labels: positions in the vocabulary, or ``IGNORE``.
         text: embeddings of the classes that the setting shows.
@@ -104,7 +107,7 @@ def build(
         InputError: a method or option that is not known, a recipe that goes on from another without
             a start, or a start of another method.
     """
-    _check_options(recipe)
+    check(recipe)
     if start is None:
         if recipe.setting in ("transductive", "self-training"):
             example = recipe.starts_from or f"{recipe.method}-{recipe.data.name}-inductive"
@@ -113,15 +116,49 @@ def build(
                 f"the papers: give --from, such as runs/{example}/halfway"
             )
         clip = load_clip(shipped_clip() if recipe.clip == "miniature" else recipe.clip)
+        _check_window(recipe, clip.image)
         return _make(recipe, clip.image), clip.text, recipe
     model, text, config = load_pretrained(start)
     if config.method != recipe.method:
         raise InputError(f"{start} is a {config.method}, the recipe trains a {recipe.method}")
+    _check_start(recipe, start, config, model.encoder.clip.config.layers)
+    _check_window(recipe, model.encoder.clip)
     return model, text, replace(recipe, options=config.options, clip=config.clip)
 
 
+def _check_start(recipe: Recipe, start: str | Path, config: ModelConfig, layers: int) -> None:
+    """Refuse a recipe that asks for another model than the one it is to go on from."""
+    row = RECIPES.get(recipe.name)
+    if row and recipe.clip not in (row.clip, config.clip):
+        raise InputError(f"{start} brings its own CLIP, {config.clip}: leave clip out")
+    parameters = inspect.signature(METHODS[recipe.method]).parameters
+
+    def value(options: dict[str, Any], name: str) -> Any:
+        given = options.get(name, parameters[name].default)
+        return layers - 1 if name == "depth" and given is None else given
+
+    for name in {**config.options, **recipe.options}:
+        theirs, ours = value(config.options, name), value(recipe.options, name)
+        if json.dumps(theirs) != json.dumps(ours):  # tuples and lists are the same there
+            raise InputError(
+                f"{start} was built with {name} {theirs}, and the recipe asks for {ours}: "
+                f"add options.{name}={json.dumps(theirs).replace(' ', '')}, or start from another"
+            )
+
+
+def _check_window(recipe: Recipe, image: ImageEncoder) -> None:
+    patch = image.config.patch_size
+    if min(recipe.window, recipe.short_side) < patch:
+        raise InputError(
+            f"window and short_side must be at least one patch of {patch} pixels, "
+            f"got {recipe.window} and {recipe.short_side}"
+        )
+
+
 def _make(recipe: Recipe, image: ImageEncoder) -> SegmentationModel:
-    heads, width = recipe.options.get("heads", 1), image.config.embed_dim
+    parameters = inspect.signature(METHODS[recipe.method]).parameters
+    default = parameters["heads"].default if "heads" in parameters else 1
+    heads, width = recipe.options.get("heads", default), image.config.embed_dim
     if width % heads:
         raise InputError(f"options.heads must divide this CLIP's width of {width}, got {heads}")
     try:
@@ -134,8 +171,19 @@ def _make(recipe: Recipe, image: ImageEncoder) -> SegmentationModel:
         ) from None
 
 
-def _check_options(recipe: Recipe) -> None:
-    """Refuse a method that does not exist and options its builder does not take."""
+def check(recipe: Recipe) -> None:
+    """Refuse what can be seen to be wrong before anything is read or built.
+
+    Raises:
+        InputError: a method, setting, data set, augmentation or option that does not exist.
+    """
+    find_setting(recipe.setting)
+    find_dataset(recipe.data.name)
+    if recipe.augmentation not in AUGMENTATIONS:
+        raise InputError(
+            f"no augmentation is called {recipe.augmentation!r}; "
+            f"known are {', '.join(AUGMENTATIONS)}"
+        )
     if recipe.method not in METHODS:
         raise InputError(
             f"no method is called {recipe.method!r}; known are {', '.join(sorted(METHODS))}"
@@ -179,7 +227,7 @@ def open_source(recipe: Recipe) -> Dataset:
         InputError: as ``open_dataset``, or the recipe does not say where the data set lies.
     """
     source = recipe.data
-    known = DATASETS.get(source.name)
+    known = find_dataset(source.name)
     if source.root is None and known is not None and known.read is not None:
         raise InputError(
             f"the data set {source.name} lies on disk: say in which folder with data.root=FOLDER"
@@ -193,13 +241,8 @@ def batches(dataset: Dataset, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]
     Images are (B, 3, y, x) in 0..255, uint8 or float32, labels (B, y, x) uint8.
 
     Raises:
-        InputError: no such augmentation, or the data set does not fill a single batch.
+        InputError: the data set does not fill a single batch.
     """
-    if recipe.augmentation not in AUGMENTATIONS:
-        raise InputError(
-            f"no augmentation is called {recipe.augmentation!r}; "
-            f"known are {', '.join(AUGMENTATIONS)}"
-        )
     if len(dataset) < recipe.batch_size:
         raise InputError(
             f"the data set has {len(dataset)} pictures, fewer than a batch of {recipe.batch_size}"
@@ -220,6 +263,16 @@ def batches(dataset: Dataset, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]
     )
     while True:
         yield from loader
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier training left, lest a stopped one leave a mixture of both."""
+    try:
+        shutil.rmtree(folder / "halfway", ignore_errors=True)
+        for name in ("config.json", "model.safetensors", "log.jsonl"):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error}") from None
 
 
 class StepResult(NamedTuple):
@@ -281,19 +334,33 @@ def fit(
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
     Raises:
-        InputError: a recipe that cannot be followed, a start that does not fit, or a folder that
-            cannot be written.
+        InputError: a recipe that cannot be followed, a start that does not fit, a folder that
+            cannot be written, a loss that is no number any more, or several processes.
         MissingExtra: the extra ``train`` is not installed.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "training runs on one device: start one process; batch_size counts all its pictures"
+        )
     fabric = require("lightning_fabric", extra="train").Fabric(
         accelerator=resolve_device(device).type, devices=1
     )
     out = Path(out)
     torch.manual_seed(recipe.seed)
     setting = find_setting(recipe.setting)
+    check(recipe)
     dataset = open_source(recipe)
-    model, text_encoder, recipe = build(recipe, start)
     vocabulary = dataset.vocabulary
+    if not vocabulary.seen:
+        raise InputError(
+            f"every name of {vocabulary.name} is unseen: training needs masks of some classes"
+        )
+    if not vocabulary.unseen and setting in (TRANSDUCTIVE, SELF_TRAINING):
+        raise InputError(
+            f"{setting.name} training finds pixels of unseen classes, and {vocabulary.name} names "
+            "none: train it inductive or supervised"
+        )
+    model, text_encoder, recipe = build(recipe, start)
     shown = [vocabulary.names[i] for i in setting.shown(vocabulary)]
     text = text_encoder.embed(shown, vocabulary.templates)
     config = ModelConfig(
@@ -310,11 +377,17 @@ def fit(
     )
     log: list[str] = []
     began = time.monotonic()
+    _clear(out)
     results = steps(fabric, model, text, dataset, recipe)
     for step, rate, losses in track(results, f"training {recipe.name}", total=recipe.steps):
         if (step + 1) % 20 == 0 or step + 1 in (1, recipe.steps):
             terms = {name: round(value.item(), 4) for name, value in losses.items()}
             seconds = round(time.monotonic() - began, 1)
+            if not all(math.isfinite(value) for value in terms.values()):
+                raise InputError(
+                    f"the loss is no longer a number at step {step + 1} ({terms}): take a lower "
+                    "learning_rate or a longer warmup"
+                )
             log.append(json.dumps({"step": step + 1, "seconds": seconds, "rate": rate, **terms}))
             write_text(out / "log.jsonl", "\n".join(log) + "\n")
         if step + 1 == max(1, recipe.steps // 2):

@@ -7,7 +7,8 @@ runs, not for ``--help``.
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
@@ -38,11 +39,29 @@ FAMILIES: dict[str, typer.Typer] = {"data": data, "doctor": doctor}
 
 app = typer.Typer(
     name="unseen",
-    help="Name every pixel of a picture, also with classes nobody ever labelled.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        print(f"unseen {version('unseen')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _options(
+    asked: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Name every pixel of a picture, also with classes nobody ever labelled."""
+
+
 for name, verb in VERBS.items():
     app.command(name)(verb)
 for name, family in FAMILIES.items():
@@ -61,5 +80,8 @@ def main() -> None:
     except (InputError, MissingExtra) as error:
         say(f"error: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # typer turns the one into the other
+        if isinstance(stop, SystemExit) and stop.code != 130:
+            raise
+        say("interrupted: what was written before is whole, the rest is missing")
         sys.exit(130)

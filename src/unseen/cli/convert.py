@@ -1,16 +1,12 @@
 """``unseen convert``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from unseen.cli.options import Overwrite, refuse_existing, say
 from unseen.errors import InputError
-
-if TYPE_CHECKING:
-    from unseen.conversion import Recognised
-    from unseen.vocabulary import Vocabulary
 
 
 def convert(
@@ -53,14 +49,14 @@ def convert(
     refuse_existing(output, overwrite=overwrite)
     given = None if vocabulary is None else find_vocabulary(vocabulary)
     archive = read_archive(checkpoint)
-    says = recognise(archive.state, archive.meta)
-    known = given or says.vocabulary
+    says = recognise(archive.state, archive.meta, given)
+    known = says.vocabulary
     if known is None:
         raise InputError(
             f"{checkpoint} does not say what it was trained on: give --vocabulary voc20, coco171 "
             "or context59-released"
         )
-    chosen = _choose_setting(setting, says, known, checkpoint)
+    chosen = _choose_setting(setting, says.settings, checkpoint)
     model, text, method, options = run(archive.state)
     if text is None and not adapter_only:
         raise InputError(f"{checkpoint} lacks the text encoder: is the file whole?")
@@ -77,16 +73,8 @@ def convert(
     print(f"{output} holds the model; use it with: unseen segment PICTURE --model {output}")
 
 
-def _choose_setting(
-    given: str | None, says: "Recognised", vocabulary: "Vocabulary", path: Path
-) -> str:
+def _choose_setting(given: str | None, allowed: tuple[str, ...], path: Path) -> str:
     """Settle how a checkpoint was trained, from what the user and the file say."""
-    allowed = says.settings
-    if says.vocabulary is not None and says.vocabulary.names != vocabulary.names:
-        raise InputError(
-            f"{path} was trained on {says.vocabulary.name}, not on {vocabulary.name}: "
-            "leave --vocabulary out"
-        )
     if given is None and len(allowed) == 1:
         return allowed[0]
     if given is None:

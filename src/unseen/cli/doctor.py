@@ -8,6 +8,7 @@ import typer
 
 from unseen.cli.doctor_checkpoint import checkpoint
 from unseen.cli.options import Json, say
+from unseen.errors import InputError
 
 if TYPE_CHECKING:
     from unseen.data.doctor import Examination
@@ -50,26 +51,28 @@ def data(
     """
     from unseen.catalogue import open_dataset
     from unseen.data.doctor import draw_sheet, examine
-    from unseen.errors import InputError
-    from unseen.segmenter import save_image
+    from unseen.segmenter import check_picture_name, save_image
 
+    if out is not None:
+        check_picture_name(out)
     dataset = open_dataset(name, split, root=root)
     found = examine(dataset, count)
     if json:
         print(json_module.dumps(found.to_dict(), indent=1))
     else:
-        _print(found, name, sheet=out)
+        _print(found, name)
     if out is not None:
         try:
             save_image(draw_sheet(dataset), out)
-        except InputError as error:
+        except InputError as error:  # after a report that says why
             say(f"error: {error}")
             raise typer.Exit(1) from None
+        say(f"{out} shows labels over pictures")
     if not found.is_healthy:
         raise typer.Exit(1)
 
 
-def _print(found: "Examination", name: str, *, sheet: Path | None) -> None:
+def _print(found: "Examination", name: str) -> None:
     from unseen.data.doctor import describe_sizes
     from unseen.metrics import markdown
 
@@ -92,5 +95,3 @@ def _print(found: "Examination", name: str, *, sheet: Path | None) -> None:
         print(f"\n{len(found.problems)} files that cannot be used:")
         for problem in found.problems:
             print(f"- {problem}")
-    if sheet is not None:
-        print(f"\n{sheet} shows labels over pictures")

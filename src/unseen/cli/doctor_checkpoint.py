@@ -15,8 +15,9 @@ def checkpoint(
 ) -> None:
     """Say what a file of weights is, whether it is whole, and what to do with it.
 
-    Knows the checkpoints of the three methods' authors, models of unseen, CLIP's weights and text
-    embeddings.
+    Knows the checkpoints of the three methods' authors, models of unseen (shipped ones by name),
+    CLIP's weights and text embeddings. Exit code 1 tells of keys that are missing, unknown or
+    misshapen.
 
     \b
     unseen doctor checkpoint coco_inductive_512_vit_base.pth
@@ -25,3 +26,5 @@ def checkpoint(
 
     found = identify(path)
     print(json_module.dumps(found.to_dict(), indent=1) if json else found.describe())
+    if found.problems:
+        raise typer.Exit(1)

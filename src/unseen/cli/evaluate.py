@@ -22,6 +22,7 @@ from unseen.errors import InputError
 
 if TYPE_CHECKING:
     from unseen.metrics import Scores
+    from unseen.recipes import Evaluation, Expected, Recipe
 
 NOT_HELD_OUT = {
     "transductive": "their names and which pixels show one of them were known in training",
@@ -107,14 +108,15 @@ def evaluate(
     model = scored or model
     row = find_row(recipe) if recipe else None
     segmenter = load_segmenter(model, clip, device)
-    trained_by = segmenter.config.recipe.get("name", "")
-    wanted = row.model if isinstance(row, Evaluation) else recipe
-    if row and trained_by not in ("", wanted):
-        say(f"note: {recipe} is about a model of {wanted}; this one was trained by {trained_by}")
     source = row.data if row else default_source(segmenter.config)
     if data not in (None, source.name):
         source = Source(data)
-    dataset = open_dataset(source.name, split, root=root or source.root)
+    try:
+        dataset = open_dataset(source.name, split, root=root or source.root)
+    except InputError as error:
+        if row or data:
+            raise
+        raise InputError(f"{error} (the model was trained on it; --data names another)") from None
     if isinstance(row, Evaluation):  # as published: no class of another data set is unseen
         dataset.vocabulary = replace(dataset.vocabulary, unseen=())
     if count is not None:
@@ -122,6 +124,15 @@ def evaluate(
     offered = TextEmbeddings.load(text, dataset.vocabulary) if text else None
     if offered:
         say(offered.describe())
+        if lacking := len(dataset.vocabulary) - len(offered.vocabulary):
+            say(f"note: {lacking} of the {len(dataset.vocabulary)} classes are never looked for")
+    promised = None
+    if row:
+        promised, doubt = expectation(row, segmenter.config.recipe)
+        if promised and count is not None:
+            doubt = f"{doubt}; {len(dataset)} of its pictures are scored".removeprefix("; ")
+        if doubt:
+            say(f"note: the scores of {recipe} are not to be expected here: {doubt}")
     if calibration is None and isinstance(row, Evaluation):
         calibration = row.calibration
     if calibration is None:
@@ -155,13 +166,33 @@ def evaluate(
         "views": "scales and mirror images" if tta else "one",
         "device": str(segmenter.device),
         "recipe": recipe,
-        "expected": asdict(row.expected) if row and row.expected else None,
+        "expected": asdict(promised) if promised else None,
     }
     if json:
         results = {title: one.to_dict() for title, one in scores.items()}
         print(json_module.dumps({**about, "scores": results}, indent=1))
     else:
         _print_scores(scores, about)
+
+
+def expectation(
+    row: "Recipe | Evaluation", record: dict[str, Any]
+) -> "tuple[Expected | None, str]":
+    """Return what a row promises, and what of the model is otherwise than the row says.
+
+    Args:
+        row: what the model is scored as.
+        record: how it was trained; empty for a converted model, which does not say.
+    """
+    from unseen.recipes import Evaluation, differing, find_recipe, override
+
+    plan = find_recipe(row.model) if isinstance(row, Evaluation) else row
+    changed = differing(plan, record) if record else []
+    if plan is row and changed == ["setting"]:  # plain self-training has scores of its own
+        return override(plan, {"setting": record["setting"]}).expected, ""
+    if "name" in changed:
+        return row.expected, f"the model was trained by {record['name']}"
+    return row.expected, f"trained with other {', '.join(changed)}" if changed else ""
 
 
 def hardly_better(scores: "Scores", blind: "Scores") -> str:

@@ -42,7 +42,8 @@ Calibration = Annotated[
 Tta = Annotated[
     bool,
     typer.Option(
-        "--tta", help="Average over scales and mirror images, the authors' --aug-test: 8 × slower."
+        "--tta",
+        help="Average over scales and mirror images, the authors' --aug-test: some 20 × slower.",
     ),
 ]
 Templates = Annotated[
@@ -78,7 +79,12 @@ def load_segmenter(model: str | None, clip: str | None, device: str) -> "Segment
 def read_labels(
     labels: str | None, text: Path | None, segmenter: "Segmenter", templates: str | None = None
 ) -> "TextEmbeddings":
-    """Return the embeddings that --labels, --templates and --text ask for together."""
+    """Return the embeddings that --labels, --templates and --text ask for together.
+
+    With neither --labels nor --text these are of the names that the model was trained with.
+    """
+    from dataclasses import replace
+
     from unseen.embeddings import TextEmbeddings
     from unseen.vocabulary import TEMPLATES
 
@@ -92,7 +98,9 @@ def read_labels(
             raise InputError(f"{text} names its labels itself: leave --labels out")
         say(embeddings.describe())
         return segmenter.embed(embeddings)
-    assert vocabulary is not None
+    if vocabulary is None:
+        vocabulary = replace(segmenter.config.vocabulary, templates=sentences)
+        say(f"looking for the {len(vocabulary)} names the model was trained with")
     return segmenter.embed(vocabulary)
 
 
@@ -108,7 +116,7 @@ def find_labels(labels: str, templates: tuple[str, ...]) -> "Vocabulary":
 
 
 def refuse_existing(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder where a model, or part of a training, already lies."""
-    taken = any((folder / name).exists() for name in ("config.json", "halfway", "log.jsonl"))
+    """Refuse a folder where a model already lies, if only a half-trained one."""
+    taken = next((folder / n for n in ("config.json", "halfway") if (folder / n).exists()), None)
     if taken and not overwrite:
-        raise InputError(f"{folder} holds a model already: name another folder, or --overwrite")
+        raise InputError(f"{taken} is of a model: name another folder, or --overwrite")

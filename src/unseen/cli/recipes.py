@@ -1,6 +1,7 @@
 """``unseen recipes``."""
 
 import json as json_module
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -16,6 +17,9 @@ def recipes(
     name: Annotated[str | None, typer.Argument(help="What to show.")] = None,
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As 'unseen train' takes.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file of changes; the others go before it.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -33,6 +37,7 @@ def recipes(
         find_row,
         override,
         read_assignments,
+        read_overrides,
         table,
         to_yaml,
     )
@@ -49,9 +54,13 @@ def recipes(
     if name is None:
         raise InputError("say which recipe to show: unseen recipes show zegclip-voc-inductive")
     row = find_row(name)
-    if changes:
+    if changes or config:
         if isinstance(row, Evaluation):
             raise InputError(f"{name} is an evaluation, which has nothing to change")
-        row = override(row, read_assignments(changes))
+        given = read_overrides(config) if config else {}
+        row = override(row, given | read_assignments(changes or ()))
+        from unseen.training import check
+
+        check(row)
     facts = describe(row)
     print(json_module.dumps(facts, indent=1) if json else to_yaml(facts).rstrip())

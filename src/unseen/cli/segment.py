@@ -24,13 +24,16 @@ from unseen.errors import InputError
 
 
 def segment(
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    pictures: Annotated[
+        list[Path], typer.Argument(help="Pictures, or folders of them (not those within).")
+    ],
     labels: Annotated[
         str | None,
         typer.Option(
             "--labels",
-            help="What to look for: 'cat, grass', a file with a label a line, or a vocabulary "
-            "(voc20, coco171, miniature).",
+            help="What to look for: 'cat, grass', a file with a label a line, a vocabulary "
+            "(voc20, coco171, miniature) or a data set's YAML. [default: what --model was "
+            "trained with]",
         ),
     ] = None,
     model: Model = None,
@@ -48,7 +51,8 @@ def segment(
     """Segment pictures with any words.
 
     Writes NAME-overlay.png, with a legend, and NAME-mask.png, whose index is the label's position,
-    for every picture, and prints what was found.
+    for every picture, and prints what was found. A label's score is the mean of what the model gave
+    its pixels: from 0 to 1, less γ (--calibration) where training showed the class.
 
     \b
     unseen segment examples/desert.png --labels "cow, horse, grass, sky, clouds"
@@ -58,7 +62,7 @@ def segment(
     from unseen.progress import track
     from unseen.segmenter import save_image
 
-    if labels is None and text is None:
+    if labels is None and text is None and model is None:
         raise InputError(
             "say what to look for: --labels 'cat, grass', a file with a label a line, "
             "or a vocabulary's name"
@@ -117,6 +121,9 @@ def _print_found(results: list[dict[str, Any]]) -> None:
         ]
         print(f"{result['picture']} → {result['overlay']}, {result['mask']}")
         print(markdown(["label", "area", "score"], rows))
+        found = {region["label"] for region in result["found"]}
+        if missing := [name for name in result["labels"] if name not in found]:
+            print(f"not found: {', '.join(missing)}")
 
 
 def find_pictures(paths: list[Path]) -> list[Path]:
@@ -130,7 +137,10 @@ def find_pictures(paths: list[Path]) -> list[Path]:
             continue
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
         if not inside:
-            raise InputError(f"there are no pictures in {path}: expected {', '.join(SUFFIXES)}")
+            raise InputError(
+                f"there are no pictures in {path}: expected {', '.join(SUFFIXES)}; folders "
+                "within it are not searched"
+            )
         pictures += inside
     return list(dict.fromkeys(pictures))
 

@@ -2,7 +2,7 @@
 
 from unseen.clip.model import CLIP, ImageEncoder, TextConfig, TextEncoder, VisionConfig
 from unseen.clip.tokenizer import BytePairTokenizer, Tokenizer, WordTokenizer
-from unseen.clip.weights import load_clip
+from unseen.clip.weights import fingerprint, load_clip
 
 __all__ = [
     "CLIP",
@@ -13,5 +13,6 @@ __all__ = [
     "Tokenizer",
     "VisionConfig",
     "WordTokenizer",
+    "fingerprint",
     "load_clip",
 ]

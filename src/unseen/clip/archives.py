@@ -47,6 +47,8 @@ def read_state(path: str | Path) -> State:
 def read_archive(path: str | Path) -> Archive:
     """Read what ``read_state`` reads, and the ``meta`` that lies beside a ``state_dict``."""
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: expected a weights file")
     try:
         if path.suffix == ".safetensors":
             return Archive(load_file(path), {})

@@ -3,6 +3,7 @@
 Each reader ends at OpenAI's names; sizes are then read off the shapes. No file is ever executed.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -157,6 +158,20 @@ def fill(module: torch.nn.Module, state: State, what: str) -> None:
 
 def _count_blocks(state: State) -> int:
     return len({key.split(".")[2] for key in state if key.startswith("transformer.resblocks.")})
+
+
+def fingerprint(encoder: ImageEncoder | TextEncoder) -> str:
+    """Return a hash of an encoder's weights, in half precision: which CLIP it is of.
+
+    An image encoder's positions are left out: the authors keep them resampled to another grid.
+    """
+    digest = hashlib.sha256()
+    for key, value in sorted(encoder.state_dict().items()):
+        if isinstance(encoder, ImageEncoder) and key == "positional_embedding":
+            continue
+        digest.update(key.encode())
+        digest.update(value.detach().half().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 # Files ------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ class ColourTable:
     """What the colours of a label map mean.
 
     Args:
-        labels: the label of each (red, green, blue).
-        other: the label of all other colours; None makes them an error.
+        labels: the id of each (red, green, blue).
+        other: the id of all other colours; None makes them an error.
     """
 
     labels: Mapping[Colour, int]

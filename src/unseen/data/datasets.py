@@ -66,7 +66,7 @@ class MaskFolder:
         self.vocabulary = vocabulary
         self.reduce_zero = reduce_zero
         self.meaning = _meaning(len(vocabulary), reduce_zero, label_map, ignore)
-        self._colours = colours
+        self.colours = colours
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -102,9 +102,9 @@ class MaskFolder:
                 f"{picture} has no label map, expected {label_map}: add it, or leave the picture "
                 "out of the split"
             )
-        if self._colours is None:
+        if self.colours is None:
             return read_labels(label_map)
-        return read_colours(label_map, self._colours)
+        return read_colours(label_map, self.colours)
 
     @cached_property
     def names(self) -> list[str]:
@@ -188,10 +188,3 @@ class Subset:
         if not 0 <= index < self._count:
             raise IndexError(index)
         return self._dataset[index]
-
-
-def reduce_zero_label(labels: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
-    """Turn label 0 into ``IGNORE`` and move the others down by one; ``IGNORE`` stays."""
-    reduced = labels - np.uint8(1)  # 0 wraps around to 255
-    reduced[labels == IGNORE] = IGNORE
-    return reduced

@@ -64,14 +64,16 @@ class Examination:
         """Whether every file can be used and every id means something."""
         return not self.problems and not self.nameless
 
+    def name_of(self, stored: int) -> str | None:
+        """Return the name of an id; None if it is ignored or has none."""
+        label = int(self.meaning[stored])
+        return None if label in (NAMELESS, IGNORE) else self.vocabulary.names[label]
+
     def meaning_of(self, stored: int) -> str:
         """Say what an id means."""
-        label = int(self.meaning[stored])
-        if label == NAMELESS:
-            return "HAS NO NAME"
-        if label == IGNORE:
-            return "(ignored)"
-        name = self.vocabulary.names[label]
+        name = self.name_of(stored)
+        if name is None:
+            return "(ignored)" if self.meaning[stored] == IGNORE else "HAS NO NAME"
         return f"{name} (unseen)" if name in self.vocabulary.unseen else name
 
     def rows(self) -> list[list[str]]:
@@ -98,7 +100,9 @@ class Examination:
             "ids": [
                 {
                     "id": i,
-                    "meaning": self.meaning_of(i),
+                    "name": self.name_of(i),
+                    "unseen": self.name_of(i) in self.vocabulary.unseen,
+                    "ignored": int(self.meaning[i]) == IGNORE,
                     "pixels": int(self.pixels[i]),
                     "pictures": int(self.pictures[i]),
                 }
@@ -223,6 +227,12 @@ def _hints(found: Examination, dataset: Dataset) -> list[str]:
             f"id 0 is taken for background, and id {num_classes}, the last name "
             f"{found.vocabulary.names[-1]!r}, never occurs: if 0 is a class, the labels are "
             "shifted by one and reduce_zero must go"
+        )
+    table = dataset.colours if isinstance(dataset, MaskFolder) else None
+    if table is not None and table.other is not None and (strange := found.pixels[table.other]):
+        hints.append(
+            f"{strange / found.pixels.sum():.1%} of the pixels have colours that stand for "
+            f"nothing (id {table.other}): were the label maps resized, or saved with loss?"
         )
     ignored = found.pixels[found.meaning == IGNORE].sum() / found.pixels.sum()
     if ignored > 0.9:

@@ -26,6 +26,9 @@ from unseen.vocabulary import (
 CAMVID_IDS = {label: label for label in range(len(CAMVID))} | {11: IGNORE}
 """SegNet's grey label maps: the 11 classes in order, then what is not labelled."""
 
+CAMVID_STRANGE = 12
+"""The id of what has no colour of CamVid's."""
+
 CAMVID_COLOURS = ColourTable(
     {
         colour: CAMVID.names.index(name)
@@ -53,10 +56,11 @@ CAMVID_COLOURS = ColourTable(
             "Bicyclist": [(0, 128, 192), (192, 0, 192)],  # motorcyclist
         }.items()
         for colour in colours
-    },
-    other=IGNORE,
+    }
+    | {(0, 0, 0): 11},
+    other=CAMVID_STRANGE,
 )
-"""CamVid's 32 classes as 11; the void and anything else count for nothing."""
+"""CamVid's 32 classes as the ids of 11; 11 is the void."""
 
 UAVID_COLOURS = ColourTable(
     {
@@ -176,7 +180,8 @@ def camvid(root: str | Path, split: str = "test") -> MaskFolder:
             f"{split}annot (grey ids) or {split}_labels (colours), or {split}.txt beside "
             "701_StillsRaw_full and LabeledApproved_full"
         )
-    return MaskFolder(pairs, CAMVID, colours=CAMVID_COLOURS)
+    ids = CAMVID_IDS | {CAMVID_STRANGE: IGNORE}
+    return MaskFolder(pairs, CAMVID, label_map=ids, colours=CAMVID_COLOURS)
 
 
 def uavid(root: str | Path, split: str = "val", *, background: bool = True) -> MaskFolder:

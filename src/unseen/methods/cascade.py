@@ -6,7 +6,6 @@ its code have the distance d-l to the group's deepest block, and so has this.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -114,9 +113,9 @@ def cascade(
     *,
     over: str = "zegclip",
     groups: Groups = GROUPS,
-    prompts: int = 10,
+    prompts: int | None = None,
     depth: int | None = None,
-    regions: int = 16,
+    regions: int | None = None,
     layers: int = 3,
     heads: int = 8,
     aggregation: str = "gaussian",
@@ -130,29 +129,38 @@ def cascade(
         over: whose heads and encoder: ``zegclip``, ``cliprc``, or ``frozen`` (ZegCLIP's head on
             CLIP without prompts).
         groups: blocks of each head, counted from 1.
-        prompts: tokens a block; the paper takes 10 (VOC), 35 (Context) or 50 (COCO).
+        prompts: tokens a block, by default 10; the paper takes 10 (VOC), 35 (Context), 50 (COCO).
         depth: prompted blocks after the first, by default all.
-        regions: region tokens, over CLIP-RC only.
+        regions: region tokens, over CLIP-RC only; by default 16.
         layers: decoder layers of each head.
         heads: attention heads of each decoder.
         aggregation: weights within a group, a key of ``AGGREGATIONS``.
         learned: train those weights.
         train_projections: train the norms and projections of the tapped blocks, which the authors'
             code leaves at random values.
+
+    Raises:
+        InputError: an unknown ``over``, groups of blocks that this CLIP does not have, or an option
+            that has no effect over that method.
     """
+    if over not in ("zegclip", "cliprc", "frozen"):
+        raise InputError(f"a cascade goes over zegclip, cliprc or frozen; got {over!r}")
+    idle = {"regions": regions} if over == "zegclip" else {}
+    if over == "frozen":
+        idle = {"prompts": prompts, "depth": depth, "regions": regions}
+    for name, value in idle.items():
+        if value is not None:
+            raise InputError(f"{name} has no effect in a cascade over {over}: leave it out")
     blocks = sorted({block for group in groups for block in group})
     stages = Stages(clip.config, blocks, trained=train_projections)
     dim = clip.config.embed_dim
     encoder: Encoder
-    prompted: dict[str, Any] = {"prompts": prompts, "depth": depth, "stages": stages}
-    if over == "zegclip":
-        encoder = PromptedEncoder(clip, **prompted)
-    elif over == "cliprc":
-        encoder = PromptedEncoder(clip, **prompted, regions=regions)
-    elif over == "frozen":
+    if over == "frozen":
         encoder = FrozenEncoder(clip, stages=stages)
     else:
-        raise InputError(f"a cascade goes over zegclip, cliprc or frozen; got {over!r}")
+        count = 10 if prompts is None else prompts
+        tokens = 0 if over == "zegclip" else 16 if regions is None else regions
+        encoder = PromptedEncoder(clip, prompts=count, depth=depth, regions=tokens, stages=stages)
     head = RegionHead if over == "cliprc" else ZegHead
     decoders = [head(dim, layers=layers, heads=heads) for _ in groups]
     return SegmentationModel(

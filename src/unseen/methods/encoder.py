@@ -166,6 +166,11 @@ class PromptedEncoder(Encoder):
         self.clip = clip.requires_grad_(False)
         config = clip.config
         depth = config.layers - 1 if depth is None else depth
+        if not 0 <= depth < config.layers:
+            raise InputError(
+                f"depth must be from 0 to {config.layers - 1}, the blocks of this CLIP after the "
+                f"first, got {depth}"
+            )
         self.prompts = Prompts(prompts, depth, config.width, config.patch_size)
         # as published: each starts as CLIP's class token and, its name escaping the pattern that
         # selects what is trained, stays so
