@@ -14,6 +14,7 @@ from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
 from unseen.errors import InputError
 from unseen.identification import identify
+from unseen.published import LOSS_BUFFER
 from unseen.vocabulary import VOC20
 
 
@@ -46,6 +47,14 @@ def test_keys_missing_and_unknown_are_problems(micro_clip: CLIP, tmp_path):
     assert found.problems == ("1 keys are missing", "1 keys are unknown")
     assert "problem: 1 keys are missing\n" in found.describe()
     assert "get the file again" in found.advice and "--vocabulary NAME" in found.advice
+
+
+def test_a_loss_of_another_split_is_a_problem(micro_clip: CLIP, tmp_path):
+    state = authors_state(micro_clip) | {LOSS_BUFFER: torch.ones(11)}
+    torch.save({"meta": {"CLASSES": VOC20.names}, "state_dict": state}, tmp_path / "x.pth")
+    found = identify(tmp_path / "x.pth")
+    assert found.facts["vocabulary"] == "voc20" and found.sha256
+    assert any("loss is of 10 classes" in problem for problem in found.problems)
 
 
 def test_a_checkpoint_without_its_text_encoder_converts_to_an_adapter(micro_clip: CLIP, tmp_path):

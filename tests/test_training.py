@@ -90,7 +90,7 @@ def test_what_is_saved_describes_the_model_that_training_went_on_from(
     other = replace(other, options={"prompts": 3, "heads": 2, "depth": 2})
     trained = fit(other, out=tmp_path / "second", start=tmp_path / "first", device="cpu")
     again, _, config = load_pretrained(tmp_path / "second")
-    assert config.options == first.config.options and config.clip == micro_recipe.clip
+    assert config.options == other.options and config.clip == micro_recipe.clip
     image = torch.rand(1, 3, 48, 48)
     text = trained.embed(MICRO).values
     with torch.inference_mode():
@@ -137,12 +137,25 @@ def test_a_loss_that_is_no_number_ends_the_training(micro_recipe: Recipe, tmp_pa
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
+def test_a_training_that_cannot_begin_costs_nothing(micro_recipe: Recipe, tmp_path):
+    fit(replace(micro_recipe, steps=2), out=tmp_path / "run", device="cpu")
+    for changes, start in (
+        ({"batch_size": 10**6}, None),
+        ({"learning_rate": float("inf")}, None),
+        ({"setting": "transductive"}, tmp_path / "run"),
+        ({"setting": "transductive"}, tmp_path / "run" / "halfway"),
+    ):
+        with pytest.raises(InputError, match="fewer than a batch|least|to be replaced"):
+            fit(replace(micro_recipe, **changes), out=tmp_path / "run", start=start, device="cpu")
+    load_pretrained(tmp_path / "run")
+
+
 def test_training_again_first_removes_what_was_there(micro_recipe: Recipe, tmp_path, monkeypatch):
     fit(replace(micro_recipe, steps=2), out=tmp_path / "run", device="cpu")
-    monkeypatch.setattr(training, "compute_loss", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(training, "save_pretrained", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fit(micro_recipe, out=tmp_path / "run", device="cpu")
-    assert not list((tmp_path / "run").iterdir())
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.jsonl"]
 
 
 def test_supervised_training_sees_every_class(micro_recipe: Recipe, tmp_path):

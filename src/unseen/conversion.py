@@ -56,7 +56,7 @@ def recognise(
         vocabulary: what it is said to be trained on, where that is known from elsewhere.
 
     Raises:
-        InputError: it is none of the three methods', or was not trained on that vocabulary.
+        InputError: it is none of the three methods', or contradicts the vocabulary given.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     method = next((m for m, s in _SIGNS.items() if any(key.startswith(s) for key in state)), None)
@@ -82,11 +82,11 @@ def recognise(
             allowed = ["transductive", "supervised"]
         elif count == len(known_as.seen):
             allowed = ["inductive", "transductive"]
-        else:
+        elif vocabulary is not None:
             raise InputError(
                 f"the checkpoint's loss is of {count} classes, and {known_as.name} has "
                 f"{len(known_as)}, {len(known_as.seen)} of them seen: it was trained on another "
-                "vocabulary"
+                "vocabulary, or another split of it"
             )
     config = str(meta.get("config", ""))
     said = re.search(r"self_training\s*=\s*(True|False)", config)

@@ -162,6 +162,10 @@ def _published(path: Path, archive: Archive) -> Identity:
         )
         if keys
     ]
+    try:
+        recognise(state, meta, vocabulary)
+    except InputError as error:
+        problems.append(str(error))
     command, choices = f"unseen convert {path} --output FOLDER", ""
     if text is None:
         command += " --adapter-only"

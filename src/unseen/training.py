@@ -101,7 +101,7 @@ def build(
     """Make the model a training begins with: fresh on its CLIP, or the weights of another.
 
     Returns:
-        The model, its text encoder, and the recipe with the options and CLIP of that model.
+        The model, its text encoder, and the recipe with the CLIP of that model.
 
     Raises:
         InputError: a method or option that is not known, a recipe that goes on from another without
@@ -123,7 +123,7 @@ def build(
         raise InputError(f"{start} is a {config.method}, the recipe trains a {recipe.method}")
     _check_start(recipe, start, config, model.encoder.clip.config.layers)
     _check_window(recipe, model.encoder.clip)
-    return model, text, replace(recipe, options=config.options, clip=config.clip)
+    return model, text, replace(recipe, clip=config.clip)
 
 
 def _check_start(recipe: Recipe, start: str | Path, config: ModelConfig, layers: int) -> None:
@@ -346,6 +346,12 @@ def fit(
         accelerator=resolve_device(device).type, devices=1
     )
     out = Path(out)
+    if (
+        start is not None
+        and Path(start).exists()
+        and out.resolve() in (Path(start).resolve(), *Path(start).resolve().parents)
+    ):
+        raise InputError(f"{start} lies in {out}, which is to be replaced: name another --out")
     torch.manual_seed(recipe.seed)
     setting = find_setting(recipe.setting)
     check(recipe)
@@ -377,7 +383,6 @@ def fit(
     )
     log: list[str] = []
     began = time.monotonic()
-    _clear(out)
     results = steps(fabric, model, text, dataset, recipe)
     for step, rate, losses in track(results, f"training {recipe.name}", total=recipe.steps):
         if (step + 1) % 20 == 0 or step + 1 in (1, recipe.steps):
@@ -388,6 +393,8 @@ def fit(
                     f"the loss is no longer a number at step {step + 1} ({terms}): take a lower "
                     "learning_rate or a longer warmup"
                 )
+            if step == 0:  # nothing that was there is lost to a training that cannot begin
+                _clear(out)
             log.append(json.dumps({"step": step + 1, "seconds": seconds, "rate": rate, **terms}))
             write_text(out / "log.jsonl", "\n".join(log) + "\n")
         if step + 1 == max(1, recipe.steps // 2):

@@ -49,13 +49,13 @@ def convert(
     refuse_existing(output, overwrite=overwrite)
     given = None if vocabulary is None else find_vocabulary(vocabulary)
     archive = read_archive(checkpoint)
-    says = recognise(archive.state, archive.meta, given)
-    known = says.vocabulary
+    known = given or recognise(archive.state, archive.meta).vocabulary
     if known is None:
         raise InputError(
             f"{checkpoint} does not say what it was trained on: give --vocabulary voc20, coco171 "
             "or context59-released"
         )
+    says = recognise(archive.state, archive.meta, known)
     chosen = _choose_setting(setting, says.settings, checkpoint)
     model, text, method, options = run(archive.state)
     if text is None and not adapter_only:

@@ -114,7 +114,7 @@ def evaluate(
     try:
         dataset = open_dataset(source.name, split, root=root or source.root)
     except InputError as error:
-        if row or data:
+        if row or data or root or split or not segmenter.config.setting:
             raise
         raise InputError(f"{error} (the model was trained on it; --data names another)") from None
     if isinstance(row, Evaluation):  # as published: no class of another data set is unseen
@@ -124,13 +124,14 @@ def evaluate(
     offered = TextEmbeddings.load(text, dataset.vocabulary) if text else None
     if offered:
         say(offered.describe())
-        if lacking := len(dataset.vocabulary) - len(offered.vocabulary):
-            say(f"note: {lacking} of the {len(dataset.vocabulary)} classes are never looked for")
+        every = dataset.vocabulary.names
+        if lacking := [name for name in every if name not in offered.vocabulary.names]:
+            say(f"note: {len(lacking)} of the {len(every)} classes are never looked for")
     promised = None
     if row:
         promised, doubt = expectation(row, segmenter.config.recipe)
         if promised and count is not None:
-            doubt = f"{doubt}; {len(dataset)} of its pictures are scored".removeprefix("; ")
+            doubt = f"{len(dataset)} of its pictures are scored"
         if doubt:
             say(f"note: the scores of {recipe} are not to be expected here: {doubt}")
     if calibration is None and isinstance(row, Evaluation):
@@ -178,7 +179,7 @@ def evaluate(
 def expectation(
     row: "Recipe | Evaluation", record: dict[str, Any]
 ) -> "tuple[Expected | None, str]":
-    """Return what a row promises, and what of the model is otherwise than the row says.
+    """Return what a row promises; or None, and what of the model is otherwise than the row says.
 
     Args:
         row: what the model is scored as.
@@ -189,10 +190,16 @@ def expectation(
     plan = find_recipe(row.model) if isinstance(row, Evaluation) else row
     changed = differing(plan, record) if record else []
     if plan is row and changed == ["setting"]:  # plain self-training has scores of its own
-        return override(plan, {"setting": record["setting"]}).expected, ""
+        own = override(plan, {"setting": record["setting"]}).expected
+        if own:
+            return own, ""
+    if not changed or row.expected is None:
+        return row.expected, ""
     if "name" in changed:
-        return row.expected, f"the model was trained by {record['name']}"
-    return row.expected, f"trained with other {', '.join(changed)}" if changed else ""
+        return None, f"the model was trained by {record['name']}"
+    if "stopped_at" in changed:
+        return None, f"the model is half-trained, stopped after step {record['stopped_at']}"
+    return None, f"the model was trained with other {', '.join(changed)}"
 
 
 def hardly_better(scores: "Scores", blind: "Scores") -> str:

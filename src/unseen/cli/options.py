@@ -99,6 +99,8 @@ def read_labels(
         say(embeddings.describe())
         return segmenter.embed(embeddings)
     if vocabulary is None:
+        if not segmenter.config.setting:
+            raise InputError("this model was trained with no names: say what to look for, --labels")
         vocabulary = replace(segmenter.config.vocabulary, templates=sentences)
         say(f"looking for the {len(vocabulary)} names the model was trained with")
     return segmenter.embed(vocabulary)

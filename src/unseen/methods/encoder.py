@@ -79,7 +79,7 @@ class Stages(nn.Module):
         if any(not 1 <= block <= config.layers for block in self.blocks):
             raise InputError(
                 f"blocks are numbered 1 to {config.layers} in this CLIP, got {list(self.blocks)}: "
-                "name others in groups"
+                "name others in options.groups (of fusion: options.blocks)"
             )
         self.last = config.layers
         inner = sum(block < config.layers for block in self.blocks)
