@@ -42,6 +42,44 @@ def dice(logits: Tensor, target: Tensor) -> float:
     return total
 
 
+def boundary_counts(prediction: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Boundary IoU's counts, class by class and pixel by pixel: labelled, predicted, both."""
+    height, width = labels.shape
+    reach = max(1, round(0.02 * math.hypot(height, width)))
+    valid = labels != 255
+
+    def is_boundary(mask: np.ndarray, y: int, x: int) -> bool:
+        for dy in range(-reach, reach + 1):
+            for dx in range(-reach, reach + 1):
+                inside = 0 <= y + dy < height and 0 <= x + dx < width
+                if not inside or (valid[y + dy, x + dx] and not mask[y + dy, x + dx]):
+                    return True
+        return False
+
+    counts = np.zeros((3, classes), np.int64)
+    for c in range(classes):
+        for y in range(height):
+            for x in range(width):
+                if not valid[y, x]:
+                    continue
+                mine = labels[y, x] == c and is_boundary(labels == c, y, x)
+                yours = prediction[y, x] == c and is_boundary(prediction == c, y, x)
+                counts[:, c] += mine, yours, mine and yours
+    return counts
+
+
+def calibration_error(hits: list[bool], scores: list[float], bins: int = 15) -> float:
+    """ECE: for each bin of scores, |mean score - share right|, weighted by its pixels."""
+    total = 0.0
+    for b in range(bins):
+        inside = [i for i, s in enumerate(scores) if min(int(s * bins), bins - 1) == b]
+        if inside:
+            confidence = sum(scores[i] for i in inside) / len(inside)
+            right = sum(hits[i] for i in inside) / len(inside)
+            total += len(inside) * abs(confidence - right)
+    return total / len(scores)
+
+
 def attention_scores(q: Tensor, k: Tensor, heads: int) -> Tensor:
     """Mean over heads of scaled dot products, a head at a time: (C, D), (L, D) → (C, L)."""
     size = q.shape[1] // heads

@@ -10,6 +10,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 import yaml
@@ -22,12 +23,13 @@ from unseen.cli import app
 from unseen.cli.options import DEFAULT_MODEL
 from unseen.data.own import KEYS
 from unseen.evaluation import evaluate, make_baselines
-from unseen.metrics import chance, compare
+from unseen.metrics import Scores, chance, compare
 from unseen.miniature.scenes import Scenes
 from unseen.recipes import table
 from unseen.vocabulary import MINIATURE
 
 ROOT = Path(__file__).parent.parent
+NOTHING = Scores(np.zeros((len(MINIATURE), len(MINIATURE)), np.int64), MINIATURE)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [README] + [p.read_text(encoding="utf-8") for p in (ROOT / "docs").glob("*.md")]
 
@@ -120,8 +122,16 @@ def test_the_results_are_what_evaluate_printed():
     stored = json.loads((ROOT / "docs" / "results" / f"{DEFAULT_MODEL}.json").read_text())
     rows = {}
     for title, numbers in stored["scores"].items():
-        rows[title] = {name: value for name, value in numbers.items() if name != "classes"}
+        rows[title] = {name: numbers[name] for name in NOTHING.summary()}
     assert compare(rows) in README
+
+
+def test_every_score_is_explained():
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    explained = text.partition("| --- |")[2]
+    for name in NOTHING.to_dict()["classes"]["sky"] | NOTHING.summary() | NOTHING.details():
+        if name != "unseen":
+            assert name.partition("(")[0] in explained, name
 
 
 def test_the_tables_of_recipes_are_what_the_command_prints():

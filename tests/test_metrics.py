@@ -1,4 +1,9 @@
+from functools import reduce
+from operator import add
+
+import cv2
 import numpy as np
+import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -6,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from oracles import iou as slow_iou
 
 from unseen.errors import InputError
-from unseen.metrics import Scores, chance, compare, confusion, harmonic_mean
+from unseen.metrics import Scores, chance, compare, confusion, harmonic_mean, near_boundary
 from unseen.vocabulary import Vocabulary
 
 KNOWN = Vocabulary("known", ("a", "b", "c", "d"), unseen=("b",), stuff=("c", "d"))
@@ -27,6 +32,101 @@ def test_data_set_scores_come_from_summed_pixels_not_from_averaged_pictures(firs
     summed = confusion(first, labels, 4) + confusion(second, labels, 4)
     both = confusion(np.vstack([first, second]), np.vstack([labels, labels]), 4)
     assert (summed == both).all()
+
+
+SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), size=SIZES)
+def test_boundaries_equal_a_loop_over_pixels(data, size):
+    prediction = data.draw(arrays(np.uint8, size, elements=st.integers(0, 2)))
+    labels = data.draw(arrays(np.uint8, size, elements=st.sampled_from([0, 1, 2, 255])))
+    counted = Scores.count(prediction, labels, KNOWN).boundary
+    assert (counted == oracles.boundary_counts(prediction, labels, 4)).all()
+
+
+@pytest.mark.parametrize("reach", [1, 2, 3])
+def test_a_boundary_is_what_erosion_takes_off_a_mask(reach):
+    labels = (np.indices((40, 60)).sum(axis=0) // 25).astype(np.uint8)
+    near = near_boundary(labels, np.zeros(labels.shape, bool), reach)
+    for c in range(4):
+        mask = np.pad((labels == c).astype(np.uint8), 1)  # the end of a picture is a contour
+        eroded = cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=reach)
+        assert ((mask - eroded)[1:-1, 1:-1].astype(bool) == (near & (labels == c))).all()
+
+
+def test_a_boundary_score_sees_what_iou_hardly_does():
+    labels = np.zeros((100, 100), np.uint8)
+    labels[20:80, 20:80] = 1
+    prediction = np.roll(labels, 2, axis=1)
+    scores = Scores.count(prediction, labels, KNOWN)
+    assert scores.iou[1] > 0.9 and scores.boundary_iou[1] < 0.6
+    assert np.isnan(scores.boundary_iou[2:]).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    prediction=MAPS,
+    labels=LABELS,
+    scores=arrays(np.float32, (4, 5), elements=st.floats(0, 1, width=32)),
+)
+def test_calibration_error_equals_a_loop_over_bins(prediction, labels, scores):
+    ours = Scores.count(prediction, labels, KNOWN, scores).calibration_error
+    valid = labels != 255
+    if not valid.any():
+        assert np.isnan(ours)
+        return
+    hits, kept = (prediction == labels)[valid], scores[valid].astype(np.float64)
+    assert ours == pytest.approx(oracles.calibration_error(hits.tolist(), kept.tolist()), abs=2e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(prediction=MAPS, labels=LABELS)
+def test_what_unseen_and_seen_classes_take_from_each_other_equals_a_loop(prediction, labels):
+    scores = Scores.count(prediction, labels, KNOWN)
+    pairs = [(t, p) for t, p in zip(labels.flat, prediction.flat, strict=True) if t != 255]
+    for ours, group in ((scores.unseen_as_seen, (1,)), (scores.seen_as_unseen, (0, 2, 3))):
+        mine = [p for t, p in pairs if t in group]
+        lost = [p for p in mine if p not in group]
+        assert ours == pytest.approx(len(lost) / len(mine)) if mine else np.isnan(ours)
+    if pairs:
+        slow = slow_iou(prediction, labels, 4)
+        weighted = sum(slow[t] for t, _ in pairs) / len(pairs)
+        assert scores.frequency_weighted_iou == pytest.approx(weighted)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_scores_are_the_same_in_any_number_of_parts(parts):
+    random = np.random.default_rng(0)
+    pictures = [
+        Scores.count(
+            random.integers(4, size=(30, 40)),
+            random.choice([0, 1, 2, 3, 255], (30, 40)).astype(np.uint8),
+            KNOWN,
+            random.random((30, 40), np.float32),
+        )
+        for _ in range(11)
+    ]
+    whole = reduce(add, pictures)
+    shards = [reduce(add, pictures[i::parts]) for i in range(parts)]
+    merged = reduce(add, shards[::-1])
+    assert merged.to_dict() == whole.to_dict()
+    for name in ("matrix", "boundary", "reliability"):
+        assert (getattr(merged, name) == getattr(whole, name)).all()
+
+
+def test_scores_of_two_vocabularies_do_not_add_up():
+    ones = [Scores(np.diag([1, 1]), Vocabulary(n, ("a", "b"))) for n in ("x", "y")]
+    with pytest.raises(InputError, match="of x and of y do not add up"):
+        ones[0] + ones[1]
+
+
+def test_what_only_one_part_counted_is_left_out():
+    mask = np.zeros((4, 4), np.uint8)
+    with_scores = Scores.count(mask, mask, KNOWN, np.ones((4, 4), np.float32))
+    assert with_scores.calibration_error == 0
+    assert (with_scores + Scores.count(mask, mask, KNOWN)).reliability is None
 
 
 def test_a_perfect_answer_scores_one_hundred():

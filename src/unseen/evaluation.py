@@ -11,7 +11,7 @@ from unseen.data.datasets import Dataset
 from unseen.embeddings import TextEmbeddings
 from unseen.errors import InputError
 from unseen.methods import METHODS, maskclip
-from unseen.metrics import Scores, confusion
+from unseen.metrics import Scores
 from unseen.progress import track
 from unseen.recipes import VOCABULARY_OF, Source
 from unseen.segmenter import Segmenter
@@ -51,15 +51,17 @@ def evaluate(
         calibration = default_calibration(segmenter, names)
     embeddings = segmenter.embed(offered)
     positions = np.array(dataset.vocabulary.positions(names))
-    size = len(dataset.vocabulary)
-    matrix = np.zeros((size, size), np.int64)
+    total: Scores | None = None
     for index in track(range(len(dataset)), "evaluating"):
         sample = dataset[index]
         result = segmenter(sample.image, embeddings, calibration=calibration, limit=None, tta=tta)
-        matrix += confusion(positions[result.mask], sample.labels, size)
+        one = Scores.count(positions[result.mask], sample.labels, dataset.vocabulary, result.scores)
+        total = one if total is None else total + one
         if show_dir is not None:
             result.save(Path(show_dir) / f"{sample.name}.png")
-    return Scores(matrix, dataset.vocabulary)
+    if total is None:
+        raise InputError("there is no picture to evaluate on")
+    return total
 
 
 def default_source(config: ModelConfig) -> Source:

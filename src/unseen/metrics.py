@@ -1,15 +1,17 @@
-"""Scores of a whole data set, from one confusion matrix over all its pixels.
+"""Scores of a whole data set, from counts of all its pixels.
 
 As mmsegmentation counts: intersections and unions are summed over the data set before they are
-divided. A class absent from labels and predictions has no score (NaN) and enters no mean.
+divided. A class absent from labels and predictions has no score (NaN) and enters no mean. All
+counts are whole numbers: pictures add up to the same scores in any order, in any number of parts.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Int64, Integer
 
 from unseen.errors import InputError
 from unseen.vocabulary import IGNORE, Vocabulary
@@ -38,6 +40,64 @@ def confusion(
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
+BOUNDARY = 0.02
+"""Width of a boundary as a share of a picture's diagonal (Boundary IoU, arXiv 2103.16562)."""
+
+BINS = 15
+"""Into how many bins of equal width scores go for their calibration."""
+
+_UNIT = 10**6  # scores are summed in millionths: whole numbers add up alike in any order
+
+
+def near_boundary(
+    labels: Integer[np.ndarray, "H W"], ignored: Bool[np.ndarray, "H W"], width: int
+) -> Bool[np.ndarray, "H W"]:
+    """Mark the pixels that have another label, or the end of the picture, within reach.
+
+    The region of a class within ``width`` pixels, counted as a king walks, of its contour: what is
+    left when the eroded mask is taken off the mask (arXiv 2103.16562), for all classes at once.
+    What is ignored is on no side of a contour.
+
+    Args:
+        labels: a label a pixel.
+        ignored: where they do not count.
+        width: of the boundary in pixels.
+    """
+    kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    values = labels.astype(np.int16)
+    high = cv2.dilate(np.where(ignored, np.int16(-1), values), kernel)
+    low = cv2.erode(np.where(ignored, np.int16(2**15 - 1), values), kernel)
+    near = (high != values) | (low != values)
+    near[:width] = near[-width:] = True
+    near[:, :width] = near[:, -width:] = True
+    near &= ~ignored
+    return near
+
+
+def _count_boundaries(
+    prediction: Integer[np.ndarray, "H W"], labels: Integer[np.ndarray, "H W"], num_classes: int
+) -> Int64[np.ndarray, "3 C"]:
+    """Count each class's boundary pixels: labelled, predicted, both."""
+    ignored = labels == IGNORE
+    width = max(1, round(BOUNDARY * float(np.hypot(*labels.shape))))
+    ours, theirs = (near_boundary(one, ignored, width) for one in (prediction, labels))
+    both = ours & theirs & (prediction == labels)
+    kept = labels[theirs], prediction[ours], labels[both]
+    return np.stack([np.bincount(one, minlength=num_classes) for one in kept])
+
+
+def _count_reliability(
+    hits: Bool[np.ndarray, " N"], scores: Float[np.ndarray, " N"]
+) -> Int64[np.ndarray, "3 B"]:
+    """Count, by bins of the score: pixels, those that are right, millionths of score."""
+    clipped = np.clip(scores.astype(np.float64), 0, 1)
+    place = np.minimum((clipped * BINS).astype(np.int64), BINS - 1)
+    # sums of whole numbers below 2^53 are exact in double precision
+    units = np.bincount(place, np.rint(clipped * _UNIT), minlength=BINS).astype(np.int64)
+    counts = [np.bincount(one, minlength=BINS) for one in (place, place[hits])]
+    return np.stack([*counts, units])
+
+
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
@@ -49,15 +109,69 @@ def harmonic_mean(seen: float, unseen: float) -> float:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a confusion matrix says of a vocabulary; shares in 0..1, NaN where undefined.
+    """What counts over pictures say of a vocabulary; shares in 0..1, NaN where undefined.
 
     Args:
         matrix: pixels by (label, prediction).
         vocabulary: the classes, with their unseen names and their stuff.
+        boundary: pixels near boundaries of each class: labelled, predicted, both; None if they were
+            not counted.
+        reliability: by bins of the score: pixels, those that are right, millionths of score; None
+            if no scores were given.
     """
 
     matrix: Integer[np.ndarray, "C C"] | Float[np.ndarray, "C C"]
     vocabulary: Vocabulary
+    boundary: Int64[np.ndarray, "3 C"] | None = None
+    reliability: Int64[np.ndarray, "3 B"] | None = None
+
+    @classmethod
+    def count(
+        cls,
+        prediction: Integer[np.ndarray, "H W"],
+        labels: Integer[np.ndarray, "H W"],
+        vocabulary: Vocabulary,
+        scores: Float[np.ndarray, "H W"] | None = None,
+    ) -> "Scores":
+        """Count a picture; ``+`` adds others.
+
+        Args:
+            prediction: a label a pixel.
+            labels: the right ones, and ``IGNORE``.
+            vocabulary: what labels mean.
+            scores: how sure the model is of each prediction, in 0..1; what lies outside is clipped.
+
+        Raises:
+            InputError: maps of two sizes, or a label that the vocabulary does not have.
+        """
+        size = len(vocabulary)
+        matrix = confusion(prediction, labels, size)
+        reliability = None
+        if scores is not None:
+            valid = labels != IGNORE
+            reliability = _count_reliability((prediction == labels)[valid], scores[valid])
+        return cls(matrix, vocabulary, _count_boundaries(prediction, labels, size), reliability)
+
+    def __add__(self, other: "Scores") -> "Scores":
+        """Return the scores of both's pictures; what only one has counted is left out.
+
+        Raises:
+            InputError: they are of different vocabularies.
+        """
+        if self.vocabulary != other.vocabulary:
+            raise InputError(
+                f"scores of {self.vocabulary.name} and of {other.vocabulary.name} do not add up"
+            )
+
+        def both(one: np.ndarray | None, two: np.ndarray | None) -> np.ndarray | None:
+            return None if one is None or two is None else one + two
+
+        return replace(
+            self,
+            matrix=self.matrix + other.matrix,
+            boundary=both(self.boundary, other.boundary),
+            reliability=both(self.reliability, other.reliability),
+        )
 
     @property
     def _hits(self) -> np.ndarray:
@@ -95,6 +209,47 @@ class Scores:
     def f_score(self) -> Float[np.ndarray, " C"]:
         """Harmonic mean of precision and recall: Dice, but NaN where a class was never right."""
         return _divide(2 * self.precision * self.accuracy, self.precision + self.accuracy)
+
+    @property
+    def frequency_weighted_iou(self) -> float:
+        """Mean IoU, each class weighted by its share of the labelled pixels (fwIoU)."""
+        total = self._labelled.sum()
+        weighted = np.nan_to_num(self.iou) * self._labelled
+        return float(weighted.sum() / total) if total else float("nan")
+
+    @property
+    def boundary_iou(self) -> Float[np.ndarray, " C"]:
+        """IoU of each class within a band along its contours; NaN where nothing was counted."""
+        if self.boundary is None:
+            return np.full(len(self.vocabulary), np.nan)
+        labelled, predicted, both = self.boundary
+        return _divide(both, labelled + predicted - both)
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error (ECE): how far scores are from the share that is right.
+
+        The mean over pixels of |mean score - share right| of their bin; no score, NaN.
+        """
+        if self.reliability is None or not self.reliability[0].sum():
+            return float("nan")
+        pixels, right, units = self.reliability
+        return float(np.abs(units / _UNIT - right).sum() / pixels.sum())
+
+    @property
+    def unseen_as_seen(self) -> float:
+        """Share of the pixels of unseen classes that were given to seen ones."""
+        return self._given(self.vocabulary.unseen, self.vocabulary.seen)
+
+    @property
+    def seen_as_unseen(self) -> float:
+        """Share of the pixels of seen classes that were given to unseen ones."""
+        return self._given(self.vocabulary.seen, self.vocabulary.unseen)
+
+    def _given(self, labelled: Sequence[str], predicted: Sequence[str]) -> float:
+        rows, columns = (list(self.vocabulary.positions(n)) for n in (labelled, predicted))
+        total = self.matrix[rows].sum()
+        return float(self.matrix[np.ix_(rows, columns)].sum() / total) if total else float("nan")
 
     @property
     def pixel_accuracy(self) -> float:
@@ -141,18 +296,31 @@ class Scores:
                     numbers[f"{group}({tag})"] = self.mean(self.iou, members)
         return {name: 100 * value for name, value in numbers.items()}
 
+    def details(self) -> dict[str, float]:
+        """Return what the headlines leave out, in percent."""
+        numbers = {
+            "fwIoU": self.frequency_weighted_iou,
+            "boundary IoU": self.mean(self.boundary_iou),
+            "ECE": self.calibration_error,
+            "unseen given to seen": self.unseen_as_seen,
+            "seen given to unseen": self.seen_as_unseen,
+        }
+        return {name: 100 * value for name, value in numbers.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON takes it: percent, None for what is undefined."""
-        rows = zip(self.vocabulary.names, self.iou, self.accuracy, strict=True)
+        columns = {
+            "IoU": self.iou,
+            "Acc": self.accuracy,
+            "Dice": self.dice,
+            "boundary IoU": self.boundary_iou,
+        }
         return {
-            **{name: _round(value) for name, value in self.summary().items()},
+            **{name: _round(value) for name, value in {**self.summary(), **self.details()}.items()},
             "classes": {
-                name: {
-                    "IoU": _round(100 * iou),
-                    "Acc": _round(100 * accuracy),
-                    "unseen": name in self.vocabulary.unseen,
-                }
-                for name, iou, accuracy in rows
+                name: {column: _round(100 * values[i]) for column, values in columns.items()}
+                | {"unseen": name in self.vocabulary.unseen}
+                for i, name in enumerate(self.vocabulary.names)
             },
         }
 

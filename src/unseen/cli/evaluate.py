@@ -239,4 +239,5 @@ def _print_scores(scores: "dict[str, Scores]", about: dict[str, Any]) -> None:
     print(compare(rows) + "\n")
     if promised and promised["note"]:
         print(f"expected: {promised['note']}\n")
+    print(compare({t: s.details() for t, s in scores.items() if s.boundary is not None}) + "\n")
     print(next(iter(scores.values())).table())
