@@ -141,11 +141,10 @@ def test_a_training_that_cannot_begin_costs_nothing(micro_recipe: Recipe, tmp_pa
     fit(replace(micro_recipe, steps=2), out=tmp_path / "run", device="cpu")
     for changes, start in (
         ({"batch_size": 10**6}, None),
-        ({"learning_rate": float("inf")}, None),
         ({"setting": "transductive"}, tmp_path / "run"),
         ({"setting": "transductive"}, tmp_path / "run" / "halfway"),
     ):
-        with pytest.raises(InputError, match="fewer than a batch|least|to be replaced"):
+        with pytest.raises(InputError, match="fewer than a batch|to be replaced"):
             fit(replace(micro_recipe, **changes), out=tmp_path / "run", start=start, device="cpu")
     load_pretrained(tmp_path / "run")
 

@@ -354,7 +354,6 @@ def fit(
         raise InputError(f"{start} lies in {out}, which is to be replaced: name another --out")
     torch.manual_seed(recipe.seed)
     setting = find_setting(recipe.setting)
-    check(recipe)
     dataset = open_source(recipe)
     vocabulary = dataset.vocabulary
     if not vocabulary.seen:
