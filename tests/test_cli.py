@@ -248,6 +248,7 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         ("efficiency zegclip-voc-inductive --size 8 8 --repeats 0".split(), "one patch of 16"),
         (["doctor", "checkpoint", "nowhere"], "no file or folder nowhere"),
         (["evaluate", "--clip", "miniature", "--baselines"], "a baseline itself"),
+        (["evaluate", "--curve", "--tta"], "--curve goes without"),
         (["evaluate", "--root", "."], "leave --root out"),
         (["evaluate", "zegclip-coco-inductive"], "download the authors' file"),
         (["evaluate", "--data", "vco"], "did you mean 'voc'"),
@@ -403,6 +404,15 @@ def test_scores_no_better_than_chance_are_pointed_out(unseen):
     assert hardly_better(good, chance(good)) == ""
     assert "another order" in hardly_better(shifted, chance(shifted))
     assert "chance" not in unseen("evaluate", "--count", "2").err
+
+
+def test_evaluate_draws_the_curve_of_gamma(unseen):
+    run = unseen("evaluate", "--count", "1", "--split", "val", "--curve")
+    assert run.code == 0 and "best hIoU" in run.out and "note" not in run.err
+    assert len([line for line in run.out.splitlines() if line.startswith("| 0.")]) == 20
+    run = unseen("evaluate", "--count", "1", "--curve", "--json")
+    assert "reported on: choose γ on others" in run.err
+    assert set(json.loads(run.out)["curve"]["0.00"]) >= {"mIoU(S)", "hIoU"}
 
 
 def test_clip_alone_can_be_evaluated(unseen):

@@ -12,7 +12,13 @@ from unseen.catalogue import DATASETS, open_dataset
 from unseen.checkpoints import load_pretrained
 from unseen.data.datasets import Sample, Subset
 from unseen.errors import InputError, MissingExtra
-from unseen.evaluation import default_calibration, evaluate, make_baselines
+from unseen.evaluation import (
+    Judged,
+    calibration_curve,
+    default_calibration,
+    evaluate,
+    make_baselines,
+)
 from unseen.miniature.pretrain import learning_rate, pretrain
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
@@ -195,15 +201,33 @@ def test_unknown_recipes_name_the_nearest():
 def test_evaluation_counts_every_labelled_pixel_once(micro_recipe: Recipe, tmp_path):
     segmenter = fit(replace(micro_recipe, steps=2), out=tmp_path / "run", device="cpu")
     dataset = Subset(open_dataset("micro"), 4)
-    scores = evaluate(segmenter, dataset, show_dir=tmp_path / "shown")
+    seen: list[Judged] = []
+    scores = evaluate(segmenter, dataset, watch=[seen.append])
     labelled = sum(int((dataset[i].labels != 255).sum()) for i in range(4))
     assert scores.matrix.sum() == labelled
-    assert len(list((tmp_path / "shown").iterdir())) == 4
+    assert [one.sample.name for one in seen] == [dataset[i].name for i in range(4)]
+    np.testing.assert_array_equal(sum(one.scores.matrix for one in seen), scores.matrix)
     assert scores.vocabulary is MICRO
     baselines = make_baselines(segmenter)
     assert list(baselines) == ["untrained head", "CLIP alone (MaskCLIP)"]
     for baseline in baselines.values():
         assert evaluate(baseline, dataset).matrix.sum() == labelled
+
+
+def test_the_curve_is_what_each_gamma_scores(micro_recipe: Recipe, tmp_path):
+    segmenter = fit(replace(micro_recipe, steps=20), out=tmp_path / "run", device="cpu")
+    dataset = Subset(open_dataset("micro"), 4)
+    curve = calibration_curve(segmenter, dataset, [0.3, 0.0, 0.02])
+    assert list(curve) == [0.0, 0.02, 0.3]
+    for gamma, scores in curve.items():
+        alone = evaluate(segmenter, dataset, calibration=gamma).matrix
+        # sums of windows round otherwise with γ than without: next to no pixel may differ
+        assert np.abs(scores.matrix - alone).sum() <= 1e-3 * alone.sum()
+    shares = [scores.unseen_as_seen for scores in curve.values()]
+    assert shares == sorted(shares, reverse=True) and shares[0] > shares[-1]
+    with pytest.raises(InputError, match="trained on all of these 2"):
+        names = Vocabulary(name="two", names=("person", "sky"))
+        calibration_curve(segmenter, dataset, [0.0], labels=names)
 
 
 def test_another_data_sets_names_are_scored_without_calibration(micro_recipe: Recipe, tmp_path):

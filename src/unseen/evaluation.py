@@ -1,21 +1,86 @@
 """Scores of a segmenter on a data set."""
 
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Integer
 
 from unseen.checkpoints import ModelConfig
-from unseen.data.datasets import Dataset
+from unseen.data.datasets import Dataset, Sample
 from unseen.embeddings import TextEmbeddings
 from unseen.errors import InputError
 from unseen.methods import METHODS, maskclip
 from unseen.metrics import Scores
 from unseen.progress import track
 from unseen.recipes import VOCABULARY_OF, Source
-from unseen.segmenter import Segmenter
-from unseen.vocabulary import Vocabulary
+from unseen.segmenter import Segmentation, Segmenter, label
+from unseen.vocabulary import IGNORE, Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A picture of a data set and what a segmenter makes of it.
+
+    Args:
+        sample: the picture with its labels.
+        result: the segmentation, in the labels that were offered to the model.
+        prediction: its mask in the labels of the data set.
+        scores: what is counted of it.
+    """
+
+    sample: Sample
+    result: Segmentation
+    prediction: Integer[np.ndarray, "H W"]
+    scores: Scores
+
+
+def judge(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    *,
+    labels: Vocabulary | TextEmbeddings | None = None,
+    calibration: float | None = None,
+    tta: bool = False,
+) -> Iterator[Judged]:
+    """Segment every picture of a data set and count its pixels against the labels, one by one.
+
+    Args:
+        segmenter: what is judged.
+        dataset: pictures with label maps.
+        labels: the names offered to the model, all of the data set's by default.
+        calibration: γ; by default the model's own, or 0 on a vocabulary it was not trained with.
+        tta: average over scales and mirror images, as the authors' ``--aug-test``.
+
+    Raises:
+        InputError: a name that the data set does not have, or a label map that does not fit.
+    """
+    embeddings, positions = _offer(segmenter, dataset, labels)
+    if calibration is None:
+        calibration = default_calibration(segmenter, embeddings.vocabulary.names)
+    for index in track(range(len(dataset)), "evaluating"):
+        sample = dataset[index]
+        result = segmenter(sample.image, embeddings, calibration=calibration, limit=None, tta=tta)
+        prediction = positions[result.mask]
+        scores = Scores.count(prediction, sample.labels, dataset.vocabulary, result.scores)
+        yield Judged(sample, result, prediction, scores)
+
+
+def _offer(
+    segmenter: Segmenter, dataset: Dataset, labels: Vocabulary | TextEmbeddings | None
+) -> tuple[TextEmbeddings, Integer[np.ndarray, " C"]]:
+    """Return the labels offered to the model, embedded, and where they stand in the data set's."""
+    offered = dataset.vocabulary if labels is None else labels
+    names = offered.vocabulary.names if isinstance(offered, TextEmbeddings) else offered.names
+    strangers = [name for name in names if name not in dataset.vocabulary.names]
+    if strangers:
+        raise InputError(
+            f"the data set {dataset.vocabulary.name!r} has no labels {', '.join(strangers[:3])}"
+        )
+    if len(dataset) == 0:
+        raise InputError("there is no picture to evaluate on")
+    return segmenter.embed(offered), np.array(dataset.vocabulary.positions(names))
 
 
 def evaluate(
@@ -24,44 +89,85 @@ def evaluate(
     *,
     labels: Vocabulary | TextEmbeddings | None = None,
     calibration: float | None = None,
-    show_dir: str | Path | None = None,
     tta: bool = False,
+    watch: Sequence[Callable[[Judged], object]] = (),
 ) -> Scores:
-    """Segment every picture of a data set and count its pixels against the labels.
+    """Segment every picture of a data set and score all of it.
 
     Args:
         segmenter: what is judged.
         dataset: pictures with label maps.
         labels: the names offered to the model, all of the data set's by default.
         calibration: γ; by default the model's own, or 0 on a vocabulary it was not trained with.
-        show_dir: a folder for an overlay of every prediction.
         tta: average over scales and mirror images, as the authors' ``--aug-test``.
+        watch: called with every picture on the way: what draws, or counts something else.
 
     Raises:
         InputError: a name that the data set does not have, or a label map that does not fit.
     """
-    offered = dataset.vocabulary if labels is None else labels
-    names = offered.vocabulary.names if isinstance(offered, TextEmbeddings) else offered.names
-    strangers = [name for name in names if name not in dataset.vocabulary.names]
-    if strangers:
-        raise InputError(
-            f"the data set {dataset.vocabulary.name!r} has no labels {', '.join(strangers[:3])}"
-        )
-    if calibration is None:
-        calibration = default_calibration(segmenter, names)
-    embeddings = segmenter.embed(offered)
-    positions = np.array(dataset.vocabulary.positions(names))
     total: Scores | None = None
+    for one in judge(segmenter, dataset, labels=labels, calibration=calibration, tta=tta):
+        total = one.scores if total is None else total + one.scores
+        for see in watch:
+            see(one)
+    assert total is not None
+    return total
+
+
+def calibration_curve(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    gammas: Sequence[float],
+    *,
+    labels: Vocabulary | TextEmbeddings | None = None,
+) -> dict[float, Scores]:
+    """Score a data set at many γ in one pass, on pictures that no result is reported on.
+
+    At each pixel the best seen and the best unseen class are found once: γ only decides between
+    the two. Seen are, as everywhere, the classes that the model's training showed masks of.
+
+    Args:
+        segmenter: what is judged.
+        dataset: pictures with label maps.
+        gammas: values of γ.
+        labels: the names offered to the model, all of the data set's by default.
+
+    Raises:
+        InputError: as ``evaluate``; or the labels are all seen or all unseen.
+    """
+    embeddings, positions = _offer(segmenter, dataset, labels)
+    taught = torch.tensor(segmenter.is_taught(embeddings.vocabulary.names))
+    groups = [taught.nonzero()[:, 0], (~taught).nonzero()[:, 0]]
+    if not all(map(len, groups)):
+        raise InputError(
+            "γ decides between seen and unseen classes: the model was trained on "
+            f"{'all' if taught.all() else 'none'} of these {len(taught)}"
+        )
+    order = np.sort(np.asarray(gammas, dtype=np.float64))
+    count = len(dataset.vocabulary)
+    # pixels by how many γ leave them to the seen class, label, and best class of either group
+    cells = np.zeros((2, len(order) + 1, count**2), np.int64)
     for index in track(range(len(dataset)), "evaluating"):
         sample = dataset[index]
-        result = segmenter(sample.image, embeddings, calibration=calibration, limit=None, tta=tta)
-        one = Scores.count(positions[result.mask], sample.labels, dataset.vocabulary, result.scores)
-        total = one if total is None else total + one
-        if show_dir is not None:
-            result.save(Path(show_dir) / f"{sample.name}.png")
-    if total is None:
-        raise InputError("there is no picture to evaluate on")
-    return total
+        scores = segmenter.score_map(sample.image, embeddings, calibration=0.0, limit=None)
+        size = (sample.labels.shape[0], sample.labels.shape[1])
+        best = [label(scores[group.to(scores.device)], size) for group in groups]
+        margin = best[0][1].astype(np.float64) - best[1][1]
+        place = np.searchsorted(order, margin, side="right")
+        valid = sample.labels != IGNORE
+        for cell, group, (winners, _) in zip(cells, groups, best, strict=True):
+            predicted = positions[group.numpy()[winners]]
+            pairs = count * sample.labels.astype(np.int64) + predicted
+            flat = place[valid] * count**2 + pairs[valid]
+            cell += np.bincount(flat, minlength=cell.size).reshape(cell.shape)
+    # γ number k is below the margin of all pixels that lie in a place after k
+    seen = cells[0][::-1].cumsum(axis=0)[::-1][1:]
+    unseen = cells[1].cumsum(axis=0)[:-1]
+    matrices = (seen + unseen).reshape(-1, count, count)
+    return {
+        float(gamma): Scores(matrix, dataset.vocabulary)
+        for gamma, matrix in zip(order, matrices, strict=True)
+    }
 
 
 def default_source(config: ModelConfig) -> Source:

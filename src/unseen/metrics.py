@@ -316,7 +316,7 @@ class Scores:
             "boundary IoU": self.boundary_iou,
         }
         return {
-            **{name: _round(value) for name, value in {**self.summary(), **self.details()}.items()},
+            **rounded({**self.summary(), **self.details()}),
             "classes": {
                 name: {column: _round(100 * values[i]) for column, values in columns.items()}
                 | {"unseen": name in self.vocabulary.unseen}
@@ -341,14 +341,14 @@ class Scores:
         return markdown(list(columns), list(zip(*columns.values(), strict=True)))
 
 
-def compare(summaries: Mapping[str, Mapping[str, float | None]]) -> str:
+def compare(summaries: Mapping[str, Mapping[str, float | None]], *, corner: str = "%") -> str:
     """Write several ``Scores.summary()`` as a Markdown table, a row each, in percent."""
     columns = list(next(iter(summaries.values())))
     rows = [
         [title, *(_show(numbers[column]) for column in columns)]
         for title, numbers in summaries.items()
     ]
-    return markdown(["%", *columns], rows)
+    return markdown([corner, *columns], rows)
 
 
 def chance(scores: Scores) -> Scores:
@@ -356,6 +356,11 @@ def chance(scores: Scores) -> Scores:
     size = len(scores.vocabulary)
     labelled = scores.matrix.sum(axis=1, keepdims=True)
     return Scores(np.repeat(labelled, size, axis=1) / size, scores.vocabulary)
+
+
+def rounded(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Return numbers as JSON takes them: four digits, None for what is undefined."""
+    return {name: _round(value) for name, value in numbers.items()}
 
 
 def _round(value: float) -> float | None:

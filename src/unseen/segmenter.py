@@ -433,13 +433,34 @@ class Segmenter:
         Raises:
             InputError: a picture that cannot be read, or labels that cannot be used.
         """
-        image = as_array(picture)
-        embeddings = self.embed(labels)
-        names, text = embeddings.vocabulary.names, embeddings.values.float().to(self.device)
+        image, embeddings = as_array(picture), self.embed(labels)
+        scores = self.score_map(image, embeddings, calibration=calibration, limit=limit, tta=tta)
+        mask, best = label(scores, (image.shape[0], image.shape[1]))
+        names = embeddings.vocabulary.names
         taught = self.is_taught(names)
+        unseen = [name for name, known in zip(names, taught, strict=True) if not known]
+        return Segmentation(mask, names, best, image, tuple(unseen if self.config.setting else ()))
+
+    def score_map(
+        self,
+        picture: Picture,
+        labels: Labels,
+        *,
+        calibration: float | None = None,
+        limit: int | None = LONGEST_SIDE,
+        tta: bool = False,
+    ) -> Float[Tensor, "C h w"]:
+        """Score every label, at the size at which the model is shown the picture.
+
+        With ``tta`` these are probabilities at the picture's own size. Arguments and errors are
+        those of a call, which picks the best of the enlarged scores.
+        """
+        image, embeddings = as_array(picture), self.embed(labels)
+        text = embeddings.values.float().to(self.device)
         gamma = self.config.calibration if calibration is None else calibration
         if not math.isfinite(gamma):
             raise InputError(f"calibration must be a finite number, got {gamma}")
+        taught = self.is_taught(embeddings.vocabulary.names)
         bias = gamma * torch.tensor(taught, device=self.device)
         size = (image.shape[0], image.shape[1])
 
@@ -451,15 +472,11 @@ class Segmenter:
             resized = resize_image(image, shown[side])
             return self.score(resized[:, ::-1] if mirrored else resized, text, bias)
 
-        if tta:
-            scores = average_views(
-                ((look(side, m), m, n) for side, n in sides.items() for m in (False, True)), size
-            )
-        else:
-            scores = look(self.config.short_side, False)
-        mask, best = label(scores, size)
-        unseen = [name for name, known in zip(names, taught, strict=True) if not known]
-        return Segmentation(mask, names, best, image, tuple(unseen if self.config.setting else ()))
+        if not tta:
+            return look(self.config.short_side, False)
+        return average_views(
+            ((look(side, m), m, n) for side, n in sides.items() for m in (False, True)), size
+        )
 
     def _shown_size(
         self, size: tuple[int, int], short_side: int, limit: int | None
@@ -480,7 +497,7 @@ class Segmenter:
             warnings.warn(
                 f"a picture of {size[1]}×{size[0]} pixels would be shown to the model at "
                 f"{width}×{height}; its long side is held at {max(shown)}: {shown[1]}×{shown[0]}",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 

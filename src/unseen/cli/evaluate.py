@@ -21,6 +21,9 @@ from unseen.cli.options import (
 from unseen.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unseen.evaluation import Judged
     from unseen.metrics import Scores
     from unseen.recipes import Evaluation, Expected, Recipe
 
@@ -31,6 +34,9 @@ NOT_HELD_OUT = {
     "supervised": "their masks were shown in training like all others",
     "training-free": "no masks were shown at all",
 }
+
+GAMMAS = [i / 20 for i in range(21)]
+"""The values of γ that ``--curve`` tries."""
 
 PROMISED = {
     "pAcc": "pacc",
@@ -78,6 +84,10 @@ def evaluate(
         Path | None, typer.Option("--show-dir", help="Paint every prediction into this folder.")
     ] = None,
     calibration: Calibration = None,
+    curve: Annotated[
+        bool,
+        typer.Option("--curve", help="Instead, hIoU for γ from 0 to 1: what to choose it by."),
+    ] = False,
     tta: Tta = False,
     device: Device = "auto",
     json: Json = False,
@@ -88,13 +98,19 @@ def evaluate(
     unseen evaluate zegclip-miniature-inductive --baselines
     unseen evaluate MODEL --data voc --root VOCdevkit/VOC2012
     unseen evaluate MODEL --recipe zegclip-coco-to-voc --root VOCdevkit/VOC2012
+    unseen evaluate MODEL --split val --curve
     """
     from dataclasses import asdict, replace
 
-    from unseen.catalogue import open_dataset
+    from unseen.catalogue import find_dataset, open_dataset
     from unseen.data.datasets import Subset
     from unseen.embeddings import TextEmbeddings
-    from unseen.evaluation import default_calibration, default_source, make_baselines
+    from unseen.evaluation import (
+        calibration_curve,
+        default_calibration,
+        default_source,
+        make_baselines,
+    )
     from unseen.evaluation import evaluate as run
     from unseen.metrics import chance
     from unseen.recipes import Evaluation, Source, find_row
@@ -103,6 +119,8 @@ def evaluate(
         raise InputError("name the model once: as argument or with --model")
     if clip and baselines:
         raise InputError("--baselines are for trained models: --clip is a baseline itself")
+    if curve and (baselines or show_dir or tta or calibration is not None):
+        raise InputError("--curve goes without --baselines, --show-dir, --tta and --calibration")
     if recipe and data:
         raise InputError("give --data or --recipe, not both: a recipe says which data set")
     model = scored or model
@@ -139,16 +157,17 @@ def evaluate(
     if calibration is None:
         names = (offered.vocabulary if offered else dataset.vocabulary).names
         calibration = default_calibration(segmenter, names)
+    if curve:
+        known = find_dataset(source.name)
+        if known and split in (None, known.scored):
+            say("note: these are the pictures that scores are reported on: choose γ on others")
+        curves = calibration_curve(segmenter, dataset, GAMMAS, labels=offered)
+        _print_curve(curves, json=json)
+        return
     name = clip or model or DEFAULT_MODEL
+    watch = [_painter(show_dir)] if show_dir else []
     scores = {
-        name: run(
-            segmenter,
-            dataset,
-            labels=offered,
-            calibration=calibration,
-            show_dir=show_dir,
-            tta=tta,
-        )
+        name: run(segmenter, dataset, labels=offered, calibration=calibration, tta=tta, watch=watch)
     }
     if baselines:
         for title, baseline in make_baselines(segmenter).items():
@@ -174,6 +193,23 @@ def evaluate(
         print(json_module.dumps({**about, "scores": results}, indent=1))
     else:
         _print_scores(scores, about)
+
+
+def _painter(folder: Path) -> "Callable[[Judged], None]":
+    return lambda one: one.result.save(folder / f"{one.sample.name}.png")
+
+
+def _print_curve(curves: "dict[float, Scores]", *, json: bool) -> None:
+    """Print what each γ scores, one a line."""
+    from unseen.metrics import compare, rounded
+
+    rows = {f"{gamma:.2f}": scores.summary() for gamma, scores in curves.items()}
+    if json:
+        print(json_module.dumps({"curve": {g: rounded(row) for g, row in rows.items()}}, indent=1))
+        return
+    best = max(curves, key=lambda gamma: curves[gamma].hiou)
+    print(compare(rows, corner="γ"))
+    print(f"\nbest hIoU: {100 * curves[best].hiou:.1f} at γ = {best:.2f}")
 
 
 def expectation(
