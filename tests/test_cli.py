@@ -250,6 +250,10 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["evaluate", "--clip", "miniature", "--baselines"], "a baseline itself"),
         (["evaluate", "--curve", "--tta"], "--curve goes without"),
         (["evaluate", "--root", "."], "leave --root out"),
+        (["reproduce", "--no-run", "--only", "zegclpi"], "no method and no topic 'zegclpi'"),
+        (["reproduce", "--no-run", "--seeds", "0,a"], "different whole numbers"),
+        (["reproduce", "--no-run", "--seeds", "1,1"], "different whole numbers"),
+        (["reproduce", "table", "--only", "recovery"], "leave 'table' out"),
         (["evaluate", "zegclip-coco-inductive"], "download the authors' file"),
         (["evaluate", "--data", "vco"], "did you mean 'voc'"),
         (["evaluate", "--data", "no.yaml"], "no data set file at no.yaml"),
@@ -413,6 +417,12 @@ def test_evaluate_draws_the_curve_of_gamma(unseen):
     run = unseen("evaluate", "--count", "1", "--curve", "--json")
     assert "reported on: choose γ on others" in run.err
     assert set(json.loads(run.out)["curve"]["0.00"]) >= {"mIoU(S)", "hIoU"}
+
+
+def test_reproduce_prints_what_is_there(unseen):
+    run = unseen("reproduce", "--no-run", "--only", "zegclip,γ")
+    assert run.code == 0 and "not run" in run.out
+    assert "runs are not in runs/reproduction" in run.err
 
 
 def test_clip_alone_can_be_evaluated(unseen):

@@ -3,7 +3,7 @@ import torch
 from oracles import attention_scores
 from torch import nn
 
-from unseen.methods.decoder import DecoderLayer, Similarity, descriptor
+from unseen.methods.decoder import DESCRIPTORS, DecoderLayer, Similarity, descriptor
 from unseen.methods.zegclip import ZegHead
 from unseen.model import ImageFeatures
 
@@ -15,6 +15,14 @@ def test_descriptor_puts_the_product_before_the_text():
         for name in range(5):
             expected = torch.cat([text[name] * cls[image], text[name]])
             assert torch.equal(related[image, name], expected)
+
+
+def test_descriptors_have_the_width_they_say():
+    text, cls = torch.randn(3, 4), torch.randn(2, 4)
+    for width, describe in DESCRIPTORS.values():
+        assert describe(text, cls).shape == (2, 3, width * 4)
+    assert torch.equal(DESCRIPTORS["text"][1](text, cls)[1], text)
+    assert torch.equal(DESCRIPTORS["product"][1](text, cls), descriptor(text, cls)[..., :4])
 
 
 def test_similarity_is_the_mean_over_heads_of_scaled_scores():

@@ -1,9 +1,12 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 from oracles import dice as slow_dice
 from oracles import focal as slow_focal
 
-from unseen.losses import criterion, dice, focal, mask_targets
+from unseen.losses import criterion, dice, exclusive, focal, mask_targets
 
 
 @pytest.fixture
@@ -52,3 +55,14 @@ def test_extreme_logits_give_finite_losses_and_gradients():
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
+
+
+def test_the_exclusive_loss_is_the_mean_surprise_at_labelled_pixels(batch):
+    logits, target = batch
+    total, count = 0.0, 0
+    for b, y, x in np.ndindex(*target.shape):
+        if target[b, y, x] != 255:
+            total -= math.log(logits[b, :, y, x].softmax(0)[target[b, y, x]])
+            count += 1
+    assert exclusive(logits, target).item() == pytest.approx(total / count, rel=1e-5)
+    assert exclusive(logits, torch.full_like(target, 255)) == 0

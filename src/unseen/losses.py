@@ -1,4 +1,5 @@
-"""Focal and dice loss over independent per-class masks (ZegCLIP's "non-mutually exclusive loss").
+"""Focal and dice loss over independent per-class masks (ZegCLIP's "non-mutually exclusive loss"),
+and the exclusive one it is compared with.
 
 Every class is its own yes-or-no question: sigmoids, no softmax. As in the authors' code, pixels
 marked ``IGNORE`` are *not* left out: they answer "no" for every class, in focal and in dice.
@@ -78,3 +79,16 @@ def criterion(
         "focal": focal_weight * focal(enlarged, masks) / pairs,
         "dice": dice_weight * dice(enlarged, masks, present) / pairs,
     }
+
+
+def exclusive(
+    logits: Float[Tensor, "B C h w"], target: Integer[Tensor, "B H W"]
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy over a softmax of the classes: the mean over labelled pixels.
+
+    Pixels from ``C`` up, ``IGNORE`` among them, are left out; a batch of such pixels only is 0.
+    """
+    enlarged = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False)
+    labelled = target < logits.shape[1]
+    total = F.cross_entropy(enlarged, target.masked_fill(~labelled, -100).long(), reduction="sum")
+    return total / labelled.sum().clamp(min=1)

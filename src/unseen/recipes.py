@@ -81,6 +81,8 @@ class Recipe:
         learning_rate: of all trained parameters.
         weight_decay: of all trained parameters, norms and biases too.
         warmup: steps over which the rate rises from nearly nothing.
+        loss: ``masks``, focal and dice over independent masks, or ``softmax``, cross-entropy over
+            exclusive classes.
         focal_weight: factor of the focal loss.
         dice_weight: factor of the dice loss.
         auxiliary_weight: factor of every loss term that the head itself returns.
@@ -104,6 +106,7 @@ class Recipe:
     learning_rate: float = 2e-4
     weight_decay: float = 0.01
     warmup: int = 1500
+    loss: str = "masks"
     focal_weight: float = 100.0
     dice_weight: float = 1.0
     auxiliary_weight: float = 1.0

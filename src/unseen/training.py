@@ -24,7 +24,7 @@ from unseen.clip import ImageEncoder, TextEncoder, load_clip
 from unseen.data.datasets import Dataset, Sample
 from unseen.data.transforms import photographic, random_crop
 from unseen.errors import InputError, require
-from unseen.losses import criterion
+from unseen.losses import criterion, exclusive
 from unseen.methods import METHODS
 from unseen.model import SegmentationModel
 from unseen.progress import track
@@ -35,6 +35,7 @@ from unseen.vocabulary import Vocabulary
 from unseen.writing import write_text
 
 MIN_RATE = 1e-6
+LOSSES = ("masks", "softmax")
 
 
 def learning_rate(step: int, *, total: int, base: float, warmup: int) -> float:
@@ -69,6 +70,7 @@ def compute_loss(
     *,
     setting: Setting,
     vocabulary: Vocabulary,
+    loss: str = "masks",
     focal_weight: float = 100.0,
     dice_weight: float = 1.0,
     auxiliary_weight: float = 1.0,
@@ -82,16 +84,20 @@ def compute_loss(
         text: embeddings of the classes that the setting shows.
         setting: what becomes of unseen pixels.
         vocabulary: what labels mean.
+        loss: ``masks`` or ``softmax``, as in a recipe.
         focal_weight: factor of the focal term.
         dice_weight: factor of the dice term.
         auxiliary_weight: factor of every term that the head itself returns.
     """
     prediction = model(images, text)
     target = setting.target(labels, prediction.logits.detach(), vocabulary)
-    losses = criterion(
-        prediction.logits, target, focal_weight=focal_weight, dice_weight=dice_weight
-    )
-    auxiliary = {name: auxiliary_weight * loss for name, loss in prediction.auxiliary.items()}
+    if loss == "softmax":
+        losses = {"cross_entropy": exclusive(prediction.logits, target)}
+    else:
+        losses = criterion(
+            prediction.logits, target, focal_weight=focal_weight, dice_weight=dice_weight
+        )
+    auxiliary = {name: auxiliary_weight * term for name, term in prediction.auxiliary.items()}
     return {**losses, **auxiliary}
 
 
@@ -179,6 +185,8 @@ def check(recipe: Recipe) -> None:
     """
     find_setting(recipe.setting)
     find_dataset(recipe.data.name)
+    if recipe.loss not in LOSSES:
+        raise InputError(f"no loss is called {recipe.loss!r}; known are {', '.join(LOSSES)}")
     if recipe.augmentation not in AUGMENTATIONS:
         raise InputError(
             f"no augmentation is called {recipe.augmentation!r}; "
@@ -308,6 +316,7 @@ def steps(
             text,
             setting=find_setting(recipe.setting),
             vocabulary=dataset.vocabulary,
+            loss=recipe.loss,
             focal_weight=recipe.focal_weight,
             dice_weight=recipe.dice_weight,
             auxiliary_weight=recipe.auxiliary_weight,

@@ -20,6 +20,7 @@ from unseen.cli.embed import embed
 from unseen.cli.evaluate import evaluate
 from unseen.cli.options import say
 from unseen.cli.recipes import recipes
+from unseen.cli.reproduce import reproduce
 from unseen.cli.segment import segment
 from unseen.cli.train import train
 from unseen.errors import InputError, MissingExtra
@@ -30,6 +31,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "convert": convert,
     "recipes": recipes,
+    "reproduce": reproduce,
     "embed": embed,
     "efficiency": efficiency,
 }

@@ -4,6 +4,8 @@ Both from ZegCLIP (arXiv 2212.03588): the decoder of its one-stage baseline, aft
 "attention to mask" (arXiv 2210.05844), and its design 3, "Relationship Descriptor".
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -14,6 +16,15 @@ def descriptor(text: Float[Tensor, "C D"], cls: Float[Tensor, "B D"]) -> Float[T
     """Relate every class to every image: the product text ⊙ cls, then the text itself."""
     product = text * cls[:, None]  # (B, C, D)
     return torch.cat([product, text.expand_as(product)], dim=-1)
+
+
+DESCRIPTORS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
+    "product+text": (2, descriptor),
+    "product": (1, lambda text, cls: text * cls[:, None]),
+    "text": (1, lambda text, cls: text.expand(len(cls), -1, -1)),
+}
+"""What queries are made of: how many times the joint width, and how. "text" does without the
+image's class token."""
 
 
 class DecoderLayer(nn.Module):

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unseen.clip.model import ImageEncoder
-from unseen.methods.decoder import DecoderLayer, Similarity, descriptor
+from unseen.errors import InputError
+from unseen.methods.decoder import DESCRIPTORS, DecoderLayer, Similarity
 from unseen.methods.encoder import PromptedEncoder
 from unseen.model import ImageFeatures, Prediction, SegmentationModel
 
@@ -24,11 +25,17 @@ class ZegHead(nn.Module):
         dim: CLIP's joint width.
         layers: decoder layers, the last one being ``similarity``.
         heads: attention heads.
+        descriptor: what queries are made of, a key of ``DESCRIPTORS``.
     """
 
-    def __init__(self, dim: int, *, layers: int = 3, heads: int = 8) -> None:
+    def __init__(
+        self, dim: int, *, layers: int = 3, heads: int = 8, descriptor: str = "product+text"
+    ) -> None:
         super().__init__()
-        self.project = nn.Linear(2 * dim, dim)
+        if descriptor not in DESCRIPTORS:
+            raise InputError(f"descriptor must be {', '.join(DESCRIPTORS)}; got {descriptor!r}")
+        width, self.describe = DESCRIPTORS[descriptor]
+        self.project = nn.Linear(width * dim, dim)
         # as published, all layers start from the same weights
         first = DecoderLayer(dim, heads)
         self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(layers - 1))
@@ -38,7 +45,7 @@ class ZegHead(nn.Module):
 
     def forward(self, features: ImageFeatures, text: Float[Tensor, "C D"]) -> Prediction:
         memory = features.patches.flatten(2).transpose(1, 2)  # (B, h·w, D)
-        queries = self.project(descriptor(text, features.cls))  # (B, C, D)
+        queries = self.project(self.describe(text, features.cls))  # (B, C, D)
         for layer in self.layers:
             queries = layer(queries, memory)
         scores = self.similarity(queries, memory)  # (B, C, h·w)
@@ -52,7 +59,11 @@ def zegclip(
     depth: int | None = None,
     layers: int = 3,
     heads: int = 8,
+    descriptor: str = "product+text",
 ) -> SegmentationModel:
     """Build ZegCLIP on a CLIP image encoder; the paper takes 10 prompts (VOC) or 100 (COCO)."""
     encoder = PromptedEncoder(clip, prompts=prompts, depth=depth)
-    return SegmentationModel(encoder, ZegHead(clip.config.embed_dim, layers=layers, heads=heads))
+    dim = clip.config.embed_dim
+    return SegmentationModel(
+        encoder, ZegHead(dim, layers=layers, heads=heads, descriptor=descriptor)
+    )

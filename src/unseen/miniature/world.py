@@ -4,6 +4,7 @@ Things are pasted drawings, stuffs are procedural textures. A scene costs about 
 nothing needs to be on disk and a seed is a data set.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.resources import files
@@ -15,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 from unseen.vocabulary import IGNORE, MINIATURE, MULTI_TEMPLATES, SINGLE_TEMPLATE, Vocabulary
+
+_SPRITES = files("unseen.miniature") / "assets" / "sprites"
 
 SYNONYMS = {
     "person": ("man", "woman"),
@@ -32,6 +35,10 @@ SYNONYMS = {
 }
 """Other words that captions use, now and then, for the same class."""
 
+EDITION = 2
+"""Raised when the same seed comes to draw another scene: what was measured before is of another
+world."""
+
 MICRO = Vocabulary(
     name="micro",
     names=MINIATURE.names[:12] + ("sky", "grass", "sea", "road"),
@@ -39,6 +46,18 @@ MICRO = Vocabulary(
     stuff=("sky", "grass", "sea", "road"),
 )
 """The smallest world: for tests that ask whether the pipeline runs, never how well."""
+
+
+def edition() -> str:
+    """Return what tells this world from another: its rules' edition, a hash of its drawings."""
+    drawings = hashlib.sha256()
+    for name in MINIATURE.things:
+        drawings.update(_sprite_file(_SPRITES, name).read_bytes())
+    return f"{EDITION}-{drawings.hexdigest()[:12]}"
+
+
+def _sprite_file(folder: Traversable, name: str) -> Traversable:
+    return folder / f"{name.replace(' ', '-')}.webp"
 
 
 class Scene(NamedTuple):
@@ -73,14 +92,14 @@ class World:
         self.size = size
         self.scale = scale
         self.things = things
-        self._folder = sprites or files("unseen.miniature") / "assets" / "sprites"
+        self._folder = sprites or _SPRITES
 
     @cached_property
     def _sprites(self) -> dict[str, list[list[np.ndarray]]]:
         """Return, per thing, each drawing at full, half, quarter… size: (h, w, 4) premultiplied."""
         sprites = {}
         for name in self.vocabulary.things:
-            with (self._folder / f"{name.replace(' ', '-')}.webp").open("rb") as file:
+            with _sprite_file(self._folder, name).open("rb") as file:
                 strip = np.asarray(Image.open(file).convert("RGBA"), dtype=np.float32)
             cells = np.split(strip, strip.shape[1] // strip.shape[0], axis=1)
             sprites[name] = [_halvings(cell) for cell in cells]

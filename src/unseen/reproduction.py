@@ -1,0 +1,639 @@
+"""The papers' claims, put to the test in the miniature world: trainings, scores, verdicts.
+
+Every single training and its scores become one JSON file; tables are made of the files that are
+there. Nothing is chosen on test scenes: where γ is chosen, it is on validation scenes.
+"""
+
+import json
+import math
+import multiprocessing
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unseen.checkpoints import shipped_clip
+from unseen.clip import fingerprint, load_clip
+from unseen.data.datasets import Dataset, Subset
+from unseen.errors import InputError
+from unseen.evaluation import calibration_curve, default_calibration, evaluate
+from unseen.metrics import Scores, markdown, rounded
+from unseen.miniature.scenes import Scenes
+from unseen.miniature.world import edition
+from unseen.recipes import Recipe, find_recipe, override
+from unseen.segmenter import Segmenter
+from unseen.training import fit
+from unseen.writing import write_text
+
+SETTINGS = ("inductive", "transductive", "supervised")
+
+GAMMAS = tuple(i / 20 for i in range(21))
+"""The values of γ that are tried on validation scenes; 0.1, the published one, is among them."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method, or one with something of it changed, as one line of a table.
+
+    Args:
+        title: what the line is called.
+        base: the method whose miniature recipes it follows; empty if nothing is trained.
+        changes: what is other than in those recipes, by dotted keys.
+    """
+
+    title: str
+    base: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _decoders(*groups: Sequence[int]) -> dict[str, Any]:
+    return {"options.groups": [list(group) for group in groups]}
+
+
+TABLE = {
+    "plain": Contender("CLIP alone, plain"),
+    "maskclip": Contender("CLIP alone, MaskCLIP"),
+    "fusion": Contender(
+        "naive fusion",
+        "zegclip",
+        {
+            "method": "fusion",
+            "options.blocks": [2, 3, 4, 5, 6],
+            "options.prompts": 10,
+            "options.heads": 2,
+        },
+    ),
+    "zegclip": Contender("ZegCLIP", "zegclip"),  # focal : dice is 100 : 20 in its recipe
+    "cascade": Contender("Cascade-CLIP", "cascade"),
+    "cascade-cliprc": Contender(
+        "Cascade over CLIP-RC", "cascade", {"options.over": "cliprc", "options.regions": 4}
+    ),
+    "cliprc": Contender("CLIP-RC", "cliprc"),
+}
+"""The lines of the table, each in every setting."""
+
+_FROZEN = {"method": "frozen", "options.heads": 2}
+
+VARIANTS = {
+    "zegclip-text": Contender(
+        "ZegCLIP, queries of text alone", "zegclip", {"options.descriptor": "text"}
+    ),
+    "zegclip-product": Contender(
+        "ZegCLIP, queries of the product alone", "zegclip", {"options.descriptor": "product"}
+    ),
+    "zegclip-shallow": Contender(
+        "ZegCLIP, prompts in the first block only", "zegclip", {"options.depth": 0}
+    ),
+    "frozen": Contender("ZegCLIP's head on CLIP without prompts", "zegclip", _FROZEN),
+    "zegclip-softmax": Contender("ZegCLIP, softmax cross-entropy", "zegclip", {"loss": "softmax"}),
+    "zegclip-dice1": Contender(
+        "ZegCLIP, focal : dice 100 : 1, as published", "zegclip", {"dice_weight": 1.0}
+    ),
+    "zegclip-dice100": Contender(
+        "ZegCLIP, focal : dice 100 : 100", "zegclip", {"dice_weight": 100.0}
+    ),
+    "cascade-two": Contender("two decoders {4 5} {6}", "cascade", _decoders([4, 5], [6])),
+    "cascade-four": Contender(
+        "four decoders {1} {2 3} {4 5} {6}", "cascade", _decoders([1], [2, 3], [4, 5], [6])
+    ),
+    "cascade-single": Contender(
+        "one block a decoder {4} {5} {6}", "cascade", _decoders([4], [5], [6])
+    ),
+    "cascade-even": Contender(
+        "the last block not alone {1 2} {3 4} {5 6}", "cascade", _decoders([1, 2], [3, 4], [5, 6])
+    ),
+    "cascade-last": Contender(
+        "three decoders on the last block", "cascade", _decoders([6], [6], [6])
+    ),
+    "cascade-fused": Contender(
+        "three decoders on the mean of blocks 2 to 6",
+        "cascade",
+        {
+            **_decoders(*3 * [[2, 3, 4, 5, 6]]),
+            "options.aggregation": "mean",
+            "options.learned": False,
+        },
+    ),
+    "cascade-fixed": Contender("Gaussian weights, fixed", "cascade", {"options.learned": False}),
+    "cascade-sum": Contender("sum, learned", "cascade", {"options.aggregation": "sum"}),
+    "cascade-projections": Contender(
+        "stage projections trained", "cascade", {"options.train_projections": True}
+    ),
+    "cascade-frozen": Contender(
+        "Cascade over frozen CLIP",
+        "cascade",
+        {"options.over": "frozen", "options.prompts": None},
+    ),
+    "cliprc-unrecovered": Contender(
+        "CLIP-RC without recovery loss", "cliprc", {"auxiliary_weight": 0.0}
+    ),
+    "cliprc-one": Contender("CLIP-RC, one region token", "cliprc", {"options.regions": 1}),
+    "cliprc-sixteen": Contender("CLIP-RC, 16 region tokens", "cliprc", {"options.regions": 16}),
+}
+"""What claims need beside the table; inductive only."""
+
+CONTENDERS = {**TABLE, **VARIANTS}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: whose score, and at which γ.
+
+    Args:
+        contender: a key of ``CONTENDERS``.
+        setting: of the training.
+        gamma: ``published``, ``none`` (0) or ``chosen``, the best hIoU on validation scenes.
+    """
+
+    contender: str
+    setting: str = "inductive"
+    gamma: str = "published"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one side scores above another.
+
+    Args:
+        topic: what claims are grouped by, and ``--only`` names.
+        better: the side that the claim says is above.
+        worse: the other one.
+        column: the score, a column of ``Scores.summary``.
+        paper: what was published, in the units of its benchmark; empty for no such number.
+    """
+
+    topic: str
+    better: Side
+    worse: Side
+    column: str
+    paper: str = ""
+
+    @property
+    def statement(self) -> str:
+        """Say what is claimed."""
+        ours, theirs = (CONTENDERS[side.contender].title for side in (self.better, self.worse))
+        if ours != theirs:
+            return f"{ours} > {theirs}"
+        if self.better.setting != self.worse.setting:
+            return f"{ours}: {self.better.setting} > {self.worse.setting}"
+        names = {"published": "γ = 0.1", "none": "γ = 0", "chosen": "γ chosen on validation"}
+        return f"{ours}: {names[self.better.gamma]} > {names[self.worse.gamma]}"
+
+
+def _settings() -> Iterator[Claim]:
+    papers = {
+        "zegclip": ("VOC +12.1, COCO +18.5", "VOC +1.0, COCO +3.3"),
+        "cascade": ("VOC +10.3, COCO +19.1", "VOC +1.2, COCO +1.5"),
+        "cliprc": ("VOC +7.8, COCO +19.2", "VOC +1.2, COCO +3.3"),
+    }
+    for name, (first, second) in papers.items():
+        sides = [Side(name, setting) for setting in SETTINGS]
+        yield Claim("settings", sides[1], sides[0], "mIoU(U)", first)
+        yield Claim("settings", sides[2], sides[1], "mIoU(U)", second)
+
+
+def _pair(topic: str, better: str, worse: str, columns: Mapping[str, str]) -> Iterator[Claim]:
+    for column, paper in columns.items():
+        yield Claim(topic, Side(better), Side(worse), column, paper)
+
+
+CLAIMS: tuple[Claim, ...] = (
+    *_settings(),
+    *_pair("maskclip", "maskclip", "plain", {"mIoU": ""}),
+    *_pair("training", "zegclip", "maskclip", {"mIoU(S)": "", "mIoU(U)": ""}),
+    *_pair("cascade", "zegclip", "fusion", {"hIoU": "COCO +1.4, VOC +1.7"}),
+    *_pair("cascade", "cascade", "fusion", {"hIoU": "COCO +3.8, VOC +5.4"}),
+    *_pair(
+        "cascade",
+        "cascade",
+        "zegclip",
+        {"mIoU(S)": "COCO +1.0", "mIoU(U)": "COCO +3.9", "hIoU": "COCO +2.4"},
+    ),
+    *_pair("equal parameters", "cascade", "cascade-last", {"hIoU": "COCO +1.7"}),
+    *_pair("equal parameters", "cascade", "cascade-fused", {"hIoU": "COCO +4.5"}),
+    *_pair("plug-in", "cascade-frozen", "frozen", {"mIoU(S)": "COCO +4.0", "mIoU(U)": "COCO +2.8"}),
+    *_pair("plug-in", "cascade-cliprc", "cliprc", {"mIoU(S)": "", "mIoU(U)": ""}),
+    *_pair("decoders", "cascade", "cascade-two", {"hIoU": "COCO +2.0"}),
+    *_pair("decoders", "cascade", "cascade-four", {"hIoU": "COCO +0.5"}),
+    *_pair("groups", "cascade", "cascade-single", {"hIoU": "COCO +1.2 (3 blocks against 2)"}),
+    *_pair("groups", "cascade", "cascade-even", {"hIoU": "COCO +0.7"}),
+    *_pair("aggregation", "cascade", "cascade-fixed", {"hIoU": "COCO +0.3"}),
+    *_pair("aggregation", "cascade", "cascade-sum", {"hIoU": "COCO +1.0"}),
+    *_pair("projections", "cascade-projections", "cascade", {"hIoU": ""}),
+    *_pair("descriptor", "zegclip", "zegclip-text", {"mIoU(S)": "", "mIoU(U)": ""}),
+    *_pair("descriptor", "zegclip", "zegclip-product", {"mIoU(S)": "", "mIoU(U)": ""}),
+    *_pair("prompts", "zegclip", "frozen", {"mIoU(S)": "COCO +7.9", "mIoU(U)": "COCO +8.9"}),
+    *_pair("prompts", "zegclip", "zegclip-shallow", {"mIoU(S)": "", "mIoU(U)": ""}),
+    Claim("loss", Side("zegclip"), Side("zegclip-softmax", gamma="none"), "mIoU(U)"),
+    Claim("loss", Side("zegclip", gamma="chosen"), Side("zegclip-softmax", gamma="chosen"), "hIoU"),
+    *_pair("loss weights", "zegclip-dice1", "zegclip", {"hIoU": "Cascade, VOC +8.4 over 10 : 1"}),
+    *_pair("loss weights", "zegclip", "zegclip-dice100", {"hIoU": ""}),
+    *_pair(
+        "regions",
+        "cliprc",
+        "zegclip",
+        {"mIoU(S)": "VOC +0.9, COCO +0.7", "mIoU(U)": "VOC +6.6, COCO +0.2 (VOC: twice the steps)"},
+    ),
+    *_pair("recovery", "cliprc", "cliprc-unrecovered", {"hIoU": ""}),
+    *_pair("regions", "cliprc", "cliprc-one", {"hIoU": ""}),
+    *_pair("regions", "cliprc", "cliprc-sixteen", {"hIoU": ""}),
+    Claim("γ", Side("zegclip"), Side("zegclip", gamma="none"), "hIoU"),
+    Claim("γ", Side("zegclip", gamma="chosen"), Side("zegclip"), "hIoU"),
+    Claim("γ", Side("cascade", gamma="chosen"), Side("cascade"), "hIoU"),
+)
+"""Every claim that is tested, with what was published on PASCAL VOC and COCO-Stuff."""
+
+TOPICS = tuple(dict.fromkeys(claim.topic for claim in CLAIMS))
+
+
+# Runs --------------------------------------------------------------------------------------------
+
+
+@cache
+def _world() -> dict[str, str]:
+    """Return the fingerprints of what all runs share: the CLIP, and how scenes are drawn."""
+    return {"clip": fingerprint(load_clip(shipped_clip()).image), "world": edition()}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training and its scores.
+
+    Args:
+        contender: a key of ``CONTENDERS``.
+        setting: empty if nothing is trained.
+        seed: of weights, sampling, augmentation and dropout.
+        steps: instead of the recipe's, for a quick look.
+        count: only this many validation and test scenes, likewise.
+    """
+
+    contender: str
+    setting: str = ""
+    seed: int = 0
+    steps: int | None = None
+    count: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What its file is called."""
+        return f"{self.contender}-{self.setting}-{self.seed}" if self.setting else self.contender
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What is trained, if anything is."""
+        contender = CONTENDERS[self.contender]
+        if not contender.base:
+            return None
+        row = find_recipe(f"{contender.base}-miniature-{self.setting}")
+        steps = {} if self.steps is None else {"steps": self.steps}
+        return override(row, {**contender.changes, **steps, "seed": self.seed})
+
+    def scenes(self, split: str) -> Dataset:
+        """Return the scenes of a split that it is scored on."""
+        scenes = Scenes(split)
+        return scenes if self.count is None else Subset(scenes, self.count)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Tell all that its scores depend on, as JSON takes it."""
+        recipe = self.recipe
+        made: dict[str, Any] = {
+            "recipe": recipe.record() if recipe else None,
+            "scenes": {split: len(self.scenes(split)) for split in ("val", "test")},
+            **_world(),
+        }
+        return json.loads(json.dumps(made))
+
+    @property
+    def start(self) -> "Run | None":
+        """The run whose half-trained model this one goes on from."""
+        return replace(self, setting="inductive") if self.setting == "transductive" else None
+
+
+def runs(names: Sequence[str], seeds: Sequence[int]) -> list[Run]:
+    """Return the runs of contenders, all of a seed before the next seed."""
+    listed = [Run(name) for name in names if not CONTENDERS[name].base]
+    for seed in seeds:
+        for name in names:
+            settings = SETTINGS if name in TABLE else ("inductive",)
+            if CONTENDERS[name].base:
+                listed += [Run(name, setting, seed) for setting in settings]
+    return listed
+
+
+def needed(claims: Sequence[Claim], seeds: Sequence[int]) -> list[Run]:
+    """Return the runs that claims compare, and what those go on from."""
+    sides = [side for claim in claims for side in (claim.better, claim.worse)]
+    listed: dict[Run, None] = {}
+    for side in sides:
+        if not CONTENDERS[side.contender].base:
+            listed[Run(side.contender)] = None
+    for seed in seeds:
+        for side in sides:
+            if CONTENDERS[side.contender].base:
+                run = Run(side.contender, side.setting, seed)
+                if run.start:
+                    listed[run.start] = None
+                listed[run] = None
+    return list(listed)
+
+
+def execute(run: Run, out: Path, *, device: str = "cpu") -> Path:
+    """Train and score a run, or take it from where it lies; return its file.
+
+    Args:
+        run: what to train.
+        out: folder of the files; models that others go on from lie in ``out/models``.
+        device: as everywhere.
+    """
+    path = out / f"{run.name}.json"
+    recipe = run.recipe
+    began = time.monotonic()
+    if recipe is None:
+        segmenter = Segmenter.from_clip(
+            "miniature", method=run.contender, short_side=128, device=device
+        )
+        # windows as the trained models have them
+        segmenter.config = replace(segmenter.config, window=64, stride=53)
+    else:
+        halfway = out / "models" / f"{run.name}-halfway"
+        start = out / "models" / f"{run.start.name}-halfway" if run.start else None
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".training-") as folder:
+            segmenter = fit(recipe, out=Path(folder) / "model", start=start, device=device)
+            if run.setting == "inductive" and run.contender in TABLE:
+                shutil.rmtree(halfway, ignore_errors=True)
+                halfway.parent.mkdir(exist_ok=True)
+                shutil.move(Path(folder) / "model" / "halfway", halfway)
+    seconds = time.monotonic() - began
+    facts = {
+        "run": run.name,
+        **run.origin,
+        "trainable_parameters": sum(
+            p.numel() for p in segmenter.model.parameters() if p.requires_grad
+        ),
+        "training_seconds": round(seconds) if recipe else 0,
+        **_score(segmenter, {split: run.scenes(split) for split in ("val", "test")}),
+        "conditions": {
+            "device": str(segmenter.device),
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+            "unseen": version("unseen"),
+        },
+    }
+    write_text(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def _score(segmenter: Segmenter, parts: Mapping[str, Dataset]) -> dict[str, Any]:
+    """Score a model at its γ, at none and at the best on validation scenes."""
+    names = parts["test"].vocabulary.names
+    published = default_calibration(segmenter, names)
+    taught = segmenter.is_taught(names)
+    if any(taught) and not all(taught):
+        curves = {
+            split: calibration_curve(segmenter, part, GAMMAS) for split, part in parts.items()
+        }
+    else:  # γ changes nothing: all classes are seen, or none
+        curves = {
+            split: {0.0: evaluate(segmenter, part, calibration=0.0)}
+            for split, part in parts.items()
+        }
+    chosen = max(curves["val"], key=lambda gamma: curves["val"][gamma].hiou)
+    gammas = {"published": published, "none": 0.0, "chosen": chosen}
+    test = curves["test"]
+    return {
+        "scores": {
+            title: {"gamma": gamma, **rounded(test[gamma].summary())}
+            for title, gamma in gammas.items()
+        },
+        "curve": {split: _curve(one) for split, one in curves.items()},
+        "classes": {
+            name: None if math.isnan(iou) else round(100 * float(iou), 2)
+            for name, iou in zip(names, test[published].iou, strict=True)
+        },
+    }
+
+
+def _curve(scores: Mapping[float, Scores]) -> dict[str, list[float]]:
+    return {
+        "gamma": list(scores),
+        "mIoU(S)": [round(100 * one.seen, 2) for one in scores.values()],
+        "mIoU(U)": [round(100 * one.unseen, 2) for one in scores.values()],
+        "hIoU": [round(100 * one.hiou, 2) for one in scores.values()],
+    }
+
+
+def _chains(listed: Sequence[Run], done: Callable[[Run], bool], out: Path) -> list[list[Run]]:
+    """Divide the runs that are not done into what can go side by side, in order."""
+    chains: dict[Run, list[Run]] = {}
+    for run in listed:
+        if done(run):
+            continue
+        start = run.start
+        if start is None:
+            chains[run] = [run]
+        elif start in chains:
+            chains[start].append(run)
+        elif (out / "models" / f"{start.name}-halfway").exists():
+            chains[run] = [run]
+        else:
+            chains[start] = [start, run]
+    return list(chains.values())
+
+
+def _work(chain: Sequence[Run], out: Path, device: str) -> list[str]:
+    return [execute(run, out, device=device).stem for run in chain]
+
+
+def _prepare(threads: int) -> None:
+    torch.set_num_threads(threads)
+    sys.stderr = open(os.devnull, "w")  # bars of several trainings would write over each other
+
+
+def execute_all(
+    listed: Sequence[Run],
+    out: Path,
+    *,
+    jobs: int = 1,
+    device: str = "cpu",
+    tell: Callable[[str], object] = lambda line: None,
+) -> None:
+    """Carry out all runs whose files are not there yet; stopped, it goes on where it was.
+
+    Args:
+        listed: the runs.
+        out: folder of the files.
+        jobs: trainings at a time; the machine's threads are divided among them.
+        device: as everywhere.
+        tell: called with a line when a run is done.
+    """
+    have = load(out, listed)
+    chains = _chains(listed, lambda run: run in have, out)
+    if not chains:
+        return
+    left = sum(map(len, chains))
+    tell(f"{left} of {len(listed)} runs to do, {jobs} at a time")
+    threads = max(1, torch.get_num_threads() // jobs)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare, initargs=(threads,))
+    try:
+        futures = [pool.submit(_work, chain, out, device) for chain in chains]
+        for future in as_completed(futures):
+            names = future.result()
+            left -= len(names)
+            tell(f"{', '.join(names)} done, {left} to go")
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+# Tables ------------------------------------------------------------------------------------------
+
+Results = Mapping[Run, Mapping[str, Any]]
+
+
+def load(folder: Path, listed: Sequence[Run]) -> dict[Run, dict[str, Any]]:
+    """Read the files of runs that are there and were made as they would be made now.
+
+    Raises:
+        InputError: a file that is no result.
+    """
+    results = {}
+    for run in listed:
+        path = folder / f"{run.name}.json"
+        if not path.exists():
+            continue
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            origin = {key: facts[key] for key in run.origin}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{path} is no result of a run: remove it") from None
+        if origin == run.origin:
+            results[run] = facts
+    return results
+
+
+def _spread(values: Sequence[float], digits: int = 1) -> str:
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+COLUMNS = (
+    "pAcc",
+    "mIoU(S)",
+    "mIoU(U)",
+    "hIoU",
+    "things(S)",
+    "things(U)",
+    "stuff(S)",
+    "stuff(U)",
+)
+
+
+def table(results: Results) -> str:
+    """Write the contenders' scores as a Markdown table: mean ± standard deviation over seeds."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for run, facts in results.items():
+        groups.setdefault((run.contender, run.setting), []).append(facts)
+    rows = []
+    for name, contender in TABLE.items():
+        for setting in SETTINGS if contender.base else ("",):
+            found = groups.get((name, setting))
+            if not found:
+                continue
+            scores = [facts["scores"]["published"] for facts in found]
+            chosen = [facts["scores"]["chosen"]["hIoU"] for facts in found]
+            rows.append(
+                [
+                    contender.title,
+                    setting or "training-free",
+                    *(_spread([one[column] for one in scores]) for column in COLUMNS),
+                    _spread(chosen) if setting == "inductive" else "",
+                    f"{found[0]['trainable_parameters'] / 1e3:,.0f} k" if setting else "–",
+                    _spread([f["training_seconds"] / 60 for f in found]) if setting else "–",
+                    str(len(found)) if setting else "–",
+                ]
+            )
+    header = ["%", "", *COLUMNS, "hIoU, γ chosen", "trained", "minutes", "seeds"]
+    return markdown(header, rows)
+
+
+def differences(claim: Claim, results: Results) -> list[float]:
+    """Return by how much the better side scores above the other, seed by seed, in points."""
+    sides = (claim.better, claim.worse)
+    scores: list[dict[int, float]] = [
+        {
+            run.seed: facts["scores"][side.gamma][claim.column]
+            for run, facts in results.items()
+            if run.contender == side.contender and run.setting in ("", side.setting)
+        }
+        for side in sides
+    ]
+    if not all(scores):
+        return []
+    for side, known in zip(sides, scores, strict=True):
+        if not CONTENDERS[side.contender].base:  # the same whatever the other's seed
+            known |= dict.fromkeys({seed for one in scores for seed in one}, known[0])
+    ours, theirs = scores
+    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+
+
+def verdict(found: Sequence[float], *, certain: bool = False) -> str:
+    """Judge a claim by its differences.
+
+    It holds if all seeds, three or more, agree and their mean is above twice its standard error
+    (the standard deviation over √n); turned around, it is reversed; anything else does not show.
+
+    Args:
+        found: the differences, seed by seed.
+        certain: nothing was trained, so there is no spread.
+    """
+    if not found:
+        return "not run"
+    mean = statistics.fmean(found)
+    if certain:
+        return "holds" if mean > 0 else "reversed" if mean < 0 else "does not show"
+    if len(found) < 3:
+        return "too few seeds"
+    error = statistics.stdev(found) / math.sqrt(len(found))
+    if abs(mean) > 2 * error and len({value > 0 for value in found}) == 1:
+        return "holds" if mean > 0 else "reversed"
+    return "does not show"
+
+
+def claims_table(results: Results, claims: Sequence[Claim] = CLAIMS) -> str:
+    """Write claims as a Markdown table: the paired difference over seeds, and the verdict."""
+    rows = []
+    for claim in claims:
+        found = differences(claim, results)
+        sides = (claim.better, claim.worse)
+        certain = not any(CONTENDERS[side.contender].base for side in sides)
+        rows.append(
+            [
+                claim.topic,
+                claim.statement,
+                claim.column,
+                ("+" if found and statistics.fmean(found) > 0 else "") + _spread(found)
+                if found
+                else "–",
+                verdict(found, certain=certain),
+                claim.paper or "–",
+            ]
+        )
+    header = ["", "claim", "score", "difference", "verdict", "in the papers"]
+    return markdown(header, rows)

@@ -1,0 +1,134 @@
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from unseen import reproduction
+from unseen.errors import InputError
+from unseen.miniature.world import edition
+from unseen.reproduction import (
+    CLAIMS,
+    CONTENDERS,
+    SETTINGS,
+    TABLE,
+    Claim,
+    Run,
+    Side,
+    claims_table,
+    differences,
+    execute_all,
+    load,
+    needed,
+    runs,
+    table,
+    verdict,
+)
+from unseen.training import build
+
+
+def made_up(run: Run, hiou: float) -> dict:
+    scores = {column: hiou for column in (*reproduction.COLUMNS, "mIoU")}
+    sides = {gamma: scores for gamma in ("published", "none", "chosen")}
+    return {**run.origin, "scores": sides, "trainable_parameters": 9000, "training_seconds": 60}
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_every_contender_can_be_built(name):
+    for setting in SETTINGS if name in TABLE else ("inductive",):
+        recipe = Run(name, setting).recipe
+        if recipe is None:
+            assert name in ("plain", "maskclip")
+        else:
+            assert recipe.seed == 0 and recipe.setting == setting
+            model, _, _ = build(replace(recipe, setting="inductive"), None)
+            assert any(p.requires_grad for p in model.parameters())
+
+
+def test_the_control_has_the_parameters_of_the_cascade():
+    counts = []
+    for name in ("cascade", "cascade-last", "cascade-fused"):
+        model, _, _ = build(Run(name, "inductive").recipe, None)
+        counts.append(sum(p.numel() for p in model.parameters() if p.requires_grad))
+    assert max(counts) - min(counts) <= 4  # the weights within groups
+
+
+def test_claims_name_runs_that_are_carried_out():
+    listed = needed(CLAIMS, [0])
+    assert len(set(listed)) == len(listed)
+    for run in listed:
+        assert run.contender in CONTENDERS
+        assert run.start is None or listed.index(run.start) < listed.index(run)
+    assert {run.contender for run in listed} >= set(CONTENDERS) - {"cascade-cliprc"}
+    inductive = [run for run in runs(list(TABLE), [0, 1]) if run.setting == "inductive"]
+    assert [run.seed for run in inductive] == 5 * [0] + 5 * [1]
+
+
+def test_verdicts_follow_the_spread():
+    assert verdict([]) == "not run"
+    assert verdict([3.0, 3.1]) == "too few seeds"
+    assert verdict([1.0, 1.2, 0.9]) == "holds"
+    assert verdict([-1.0, -1.2, -0.9]) == "reversed"
+    assert verdict([2.0, -0.1, 2.0]) == "does not show"
+    noisy = [0.1, 3.0, 0.2]  # all above 0, the mean within twice its error
+    assert statistics.fmean(noisy) < 2 * statistics.stdev(noisy) / 3**0.5
+    assert verdict(noisy) == "does not show"
+    assert verdict([0.2], certain=True) == "holds"
+
+
+def test_differences_are_seed_by_seed_and_against_what_has_no_seed():
+    results = {Run("maskclip"): made_up(Run("maskclip"), 10.0)}
+    for seed, value in ((0, 15.0), (1, 18.0), (2, 17.0)):
+        run = Run("zegclip", "inductive", seed)
+        results[run] = made_up(run, value)
+    other = Run("cascade", "inductive", 1)
+    results[other] = made_up(other, 20.0)
+    assert differences(
+        Claim("", Side("zegclip"), Side("maskclip"), "hIoU"), results
+    ) == pytest.approx([5, 8, 7])
+    assert differences(
+        Claim("", Side("cascade"), Side("zegclip"), "hIoU"), results
+    ) == pytest.approx([2])
+    assert not differences(Claim("", Side("cliprc"), Side("zegclip"), "hIoU"), results)
+    assert "16.7 ± 1.5" in table(results) and "ZegCLIP" in table(results)
+    claim = Claim("training", Side("zegclip"), Side("maskclip"), "hIoU")
+    line = claims_table(results, [claim]).splitlines()[-1]
+    assert "+6.7 ± 1.5" in line and "holds" in line
+
+
+def test_runs_are_carried_out_once_and_again_if_anything_changed(tmp_path: Path):
+    listed = [
+        replace(run, steps=2, count=2)
+        for run in (
+            Run("maskclip"),
+            Run("zegclip", "inductive"),
+            Run("zegclip", "transductive"),
+        )
+    ]
+    told: list[str] = []
+    execute_all(listed, tmp_path, tell=told.append)
+    assert told[0].startswith("3 of 3 runs")
+    results = load(tmp_path, listed)
+    assert list(results) == listed
+    facts = results[listed[1]]
+    assert facts["world"] == edition() and facts["recipe"]["steps"] == 2
+    assert (
+        facts["scores"]["published"]["gamma"] == 0.1 and len(facts["curve"]["val"]["gamma"]) == 21
+    )
+    assert results[listed[2]]["scores"]["published"]["gamma"] == 0.0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "models",
+        *(f"{run.name}.json" for run in listed),
+    }
+    told.clear()
+    execute_all(listed, tmp_path, tell=told.append)
+    assert not told
+    assert not load(tmp_path, [replace(run, count=3) for run in listed])
+    assert not load(tmp_path, [replace(run, steps=3) for run in listed[1:]])
+    path = tmp_path / "maskclip.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"world": "another"}))
+    assert len(load(tmp_path, listed)) == 2
+    path.write_text("{}")
+    with pytest.raises(InputError, match=r"maskclip\.json is no result"):
+        load(tmp_path, listed)
