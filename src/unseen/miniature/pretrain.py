@@ -8,6 +8,9 @@ It ends with ``clip.safetensors`` and ``clip.json`` in that folder: what the pac
 Beside CLIP's loss (arXiv 2103.00020, Fig. 3) on the class token stands a second one on the mean of
 the normalised patch embeddings. It is our addition: at this size, patch tokens do not come to carry
 the names of things by themselves, as they do in a CLIP trained on 400 million pictures.
+
+Most steps see half of the patches of each picture, drawn by chance, for half of the time ("Scaling
+Language-Image Pre-training via Masking", arXiv 2212.00794); the last ones see them all.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +46,14 @@ class Pretraining:
     """Everything the weights depend on."""
 
     steps: int = 6000
-    batch_size: int = 64
+    batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
-    warmup: int = 300
-    decay: float = 0.6  # share of the steps over which the rate falls to zero, at the end
+    warmup: int = 200
+    decay: float = 0.3  # share of the steps over which the rate falls to zero, at the end
     patch_weight: float = 0.3
+    seen_patches: float = 0.5  # share of the patches that a step sees of a picture
+    whole: float = 0.1  # share of the steps, at the end, that see all of them
     seed: int = 0
     size: int = 64
     patch_size: int = 8
@@ -107,15 +113,31 @@ def draw(world: World, *seeds: tuple[int, ...]) -> tuple[Float[Tensor, "B 3 H W"
     return (pixels.permute(0, 3, 1, 2) - mean) / std, scenes
 
 
+def drop_patches(
+    tokens: Float[Tensor, "B L M"], share: float, generator: torch.Generator
+) -> Float[Tensor, "B L2 M"]:
+    """Keep the class token and a share of each picture's patches, drawn by chance."""
+    count = tokens.shape[1] - 1
+    order = torch.rand(len(tokens), count, generator=generator).argsort(dim=1)
+    kept = F.pad(1 + order[:, : max(1, round(share * count))], (1, 0))  # position 0: class token
+    return tokens.take_along_dim(kept[..., None], dim=1)
+
+
 def step_loss(clip: CLIP, config: Pretraining, world: World, step: int) -> Float[Tensor, ""]:
     """Draw the batch of a step and compute its loss."""
     numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
     images, scenes = draw(world, *((TRAIN, config.seed, number) for number in numbers))
     captions = [scene.caption for scene in scenes]
-    embedded = clip.image(images)
+    seen, _ = clip.image.embed(images)
+    if step < (1 - config.whole) * config.steps:
+        generator = torch.Generator().manual_seed(1_000_003 * config.seed + step)
+        seen = drop_patches(seen, config.seen_patches, generator)
+    embedded = clip.image.project(clip.image.transformer(seen))
     cls = F.normalize(embedded[:, 0], dim=-1)
     patches = F.normalize(F.normalize(embedded[:, 1:], dim=-1).mean(dim=1), dim=-1)
-    texts = F.normalize(clip.text(clip.text.tokenizer(captions)), dim=-1)
+    tokens = clip.text.tokenizer(captions)
+    tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]  # causal: padding is unread
+    texts = F.normalize(clip.text(tokens), dim=-1)
     same = torch.tensor([[float(a == b) for a in captions] for b in captions])
     scale = clip.logit_scale.exp()
     return contrastive_loss(cls, texts, scale, same) + config.patch_weight * contrastive_loss(
@@ -125,15 +147,25 @@ def step_loss(clip: CLIP, config: Pretraining, world: World, step: int) -> Float
 
 @torch.no_grad()
 def zero_shot(
-    clip: CLIP, config: Pretraining, vocabulary: Vocabulary = MINIATURE, num_scenes: int = 480
+    clip: CLIP,
+    vocabulary: Vocabulary = MINIATURE,
+    num_scenes: int = 480,
+    sprites: Traversable | None = None,
 ) -> dict[str, float]:
     """Score the naming of things on validation scenes that show exactly one.
+
+    Args:
+        clip: what is scored.
+        vocabulary: the names of things to choose from.
+        num_scenes: how many scenes are drawn.
+        sprites: where the drawings are; the package's own by default.
 
     Returns:
         Shares right, in 0..1: of pictures by their class token (``top1``), of the thing's pixels by
         their patch (``patch_top1``). Chance is one over the number of things.
     """
-    world = World(vocabulary, (config.size, config.size), scale=(0.4, 0.9), things=(1, 1))
+    size, patch = clip.image.config.image_size, clip.image.config.patch_size
+    world = World(vocabulary, (size, size), scale=(0.4, 0.9), things=(1, 1), sprites=sprites)
     text = clip.text.embed(vocabulary.things, vocabulary.templates)
     right = patch_right = patch_count = 0
     for start in range(0, num_scenes, 60):
@@ -142,8 +174,8 @@ def zero_shot(
         for answer, scene in zip(answers, scenes, strict=True):
             mask = torch.from_numpy(scene.mask)
             label = int(mask[mask < len(vocabulary.things)].mode().values)
-            centre = config.patch_size // 2  # a patch is scored by the label of its middle pixel
-            is_thing = (mask[centre :: config.patch_size, centre :: config.patch_size]) == label
+            centre = patch // 2  # a patch is scored by the label of its middle pixel
+            is_thing = mask[centre::patch, centre::patch] == label
             right += int(answer[0] == label)
             patch_right += int((answer[1:][is_thing.flatten()] == label).sum())
             patch_count += int(is_thing.sum())
@@ -177,7 +209,7 @@ def pretrain(
         clip.load_state_dict(state["clip"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-    world = World(vocabulary, (config.size, config.size), scale=(0.3, 1.2))
+    world = World(vocabulary, (config.size, config.size), scale=(0.3, 1.2), things=(0, 3))
     losses, began = [], time.monotonic()
     for step in range(start, config.steps):
         for group in optimizer.param_groups:
@@ -191,7 +223,7 @@ def pretrain(
         losses.append(loss.item())
         if (step + 1) % report_every == 0 or step + 1 == config.steps:
             speed = len(losses) * config.batch_size / (time.monotonic() - began)
-            shares = zero_shot(clip, config, vocabulary)
+            shares = zero_shot(clip, vocabulary)
             line = {
                 "step": step + 1,
                 "images": (step + 1) * config.batch_size,

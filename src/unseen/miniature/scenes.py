@@ -1,5 +1,7 @@
 """The miniature world as data sets: a split is a seed, a sample is drawn when asked for."""
 
+from importlib.resources.abc import Traversable
+
 import numpy as np
 
 from unseen.data.datasets import Sample
@@ -19,6 +21,7 @@ class Scenes:
         vocabulary: what may be drawn.
         size: side of the square scenes in pixels.
         count: how many scenes, by default the split's own number.
+        sprites: where the drawings are; the package's own by default.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class Scenes:
         vocabulary: Vocabulary = MINIATURE,
         size: int = 128,
         count: int | None = None,
+        sprites: Traversable | None = None,
     ) -> None:
         if split not in SPLITS:
             raise InputError(f"the miniature has the splits {', '.join(SPLITS)}; got {split!r}")
@@ -35,7 +39,7 @@ class Scenes:
         self.split = split
         self._seed, length = SPLITS[split]
         self._count = length if count is None else count
-        self._world = World(vocabulary, (size, size))
+        self._world = World(vocabulary, (size, size), sprites=sprites)
 
     def __len__(self) -> int:
         return self._count
