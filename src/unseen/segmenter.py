@@ -389,7 +389,7 @@ class Segmenter:
         if not 1 <= config.stride <= config.window:
             raise InputError(
                 f"the stride must be from 1 to the window of {config.window}, got {config.stride}: "
-                "give both"
+                "give a stride that fits"
             )
         return Segmenter(self.model, self.text, config, device=str(self.device))
 
