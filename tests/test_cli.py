@@ -483,7 +483,10 @@ def test_small_follows_the_protocol_and_says_where_not(
     assert f"protocol perceptual-2025 (arXiv 2504.09480), {background}\n" in run.out
     assert "\nsentences: a photo of a {}\n" in run.out
     assert f"\nnames, as they are: {', '.join(vocabulary.names)}\n" in run.out
-    assert "departures: trained on nothing, not coco171; short side, window, stride" in run.out
+    assert "departures: trained on nothing, not coco171; " in run.out
+    assert "; short side, window, stride (48, 48, 40), not (512, 512, 426)\n" in run.out
+    assert ("; 1 of 233 pictures;" in run.out) == (data == "camvid")
+    assert ("; 1 of 45 pictures;" in run.out) == data.startswith("udd6")
     assert all(f"| {name} " in run.out.partition("by size")[2] for name in small.split(", "))
     result = json.loads(unseen(*given, "--json", "--count", "1").out)
     assert result["small"]["small_classes"] == small.split(", ")
@@ -492,7 +495,7 @@ def test_small_follows_the_protocol_and_says_where_not(
     kept = [value for value in listed if value is not None]
     assert scores == (pytest.approx(np.mean(kept), abs=1e-3) if kept else None)
     assert result["small"]["protocol"]["names"] == list(vocabulary.names)
-    assert "only" in "".join(result["small"]["protocol"]["departures"])
+    assert " pictures" in "".join(result["small"]["protocol"]["departures"])
 
 
 def test_a_coco_model_as_published_departs_from_nothing():
@@ -505,6 +508,7 @@ def test_a_coco_model_as_published_departs_from_nothing():
     assert protocol is not None and protocol["departures"] == []
     for change in (
         {"split": "val"},
+        {"pictures": 39},
         {"calibration": 0.1},
         {"short_side": 720},
         {"views": "scales and mirror images"},

@@ -159,7 +159,9 @@ class SizeScores:
         """
         check_maps(prediction, labels, len(vocabulary))
         valid = labels != IGNORE
-        theirs, ours = (np.where(valid, one, -1).astype(np.int16) for one in (labels, prediction))
+        theirs, ours = (
+            np.where(valid, one.astype(np.int16), np.int16(-1)) for one in (labels, prediction)
+        )
         counts = np.zeros((5, len(vocabulary), len(BINS)), np.int64)
         present = sum(np.bincount(one[valid], minlength=len(vocabulary)) for one in (theirs, ours))
         for c in np.flatnonzero(present):

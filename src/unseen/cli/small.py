@@ -16,13 +16,14 @@ PROTOCOL = "perceptual-2025 (arXiv 2504.09480)"
 """COCO-Stuff models on CamVid, UAVid and UDD6 without training there, classes named as they are."""
 
 PROTOCOL_DATA = {
-    "camvid": ("test", "void ignored"),
-    "uavid": ("val", "Background evaluated"),
-    "uavid-foreground": ("val", "Background ignored"),
-    "udd6": ("val", "Other evaluated"),
-    "udd6-foreground": ("val", "Other ignored"),
+    "camvid": ("test", 233, "void ignored"),
+    "uavid": ("val", None, "Background evaluated"),
+    "uavid-foreground": ("val", None, "Background ignored"),
+    "udd6": ("val", 45, "Other evaluated"),
+    "udd6-foreground": ("val", 45, "Other ignored"),
 }
-"""Its data sets: the split, and what becomes of pixels that are nothing else."""
+"""Its data sets: the split, its pictures (None: sources disagree), and what becomes of pixels that
+are nothing else."""
 
 PUBLISHED_SIZES = (512, 512, 426)
 """Short side, window and stride of all published configurations."""
@@ -78,14 +79,16 @@ def describe_protocol(
     data = about["data"]
     if data not in PROTOCOL_DATA:
         return None
-    split, background = PROTOCOL_DATA[data]
+    split, whole, background = PROTOCOL_DATA[data]
     shown = about["short_side"], about["window"], about["stride"]
     departures = {
         f"trained on {about['trained_on'] or 'nothing'}, not coco171": (
             about["trained_on"] != "coco171"
         ),
         f"split {about['split']}, not {split}": about["split"] != split,
-        f"only {about['pictures']} pictures": partial,
+        f"{about['pictures']} of {whole or 'more'} pictures": (
+            partial or about["pictures"] != (whole or about["pictures"])
+        ),
         "classes that are not looked for": (
             set(names) != set(find_vocabulary(about["vocabulary"]).names)
         ),
