@@ -80,6 +80,61 @@ def calibration_error(hits: list[bool], scores: list[float], bins: int = 15) -> 
     return total / len(scores)
 
 
+def components(mask: np.ndarray) -> list[set[tuple[int, int]]]:
+    """The 8-connected components of a mask, as sets of pixels."""
+    left = {(y, x) for y, x in np.argwhere(mask).tolist()}
+    found = []
+    while left:
+        edge = [left.pop()]
+        component = set(edge)
+        while edge:
+            y, x = edge.pop()
+            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            left -= near
+            component |= near
+            edge += near
+        found.append(component)
+    return found
+
+
+def size_counts(
+    prediction: np.ndarray, labels: np.ndarray, classes: int, begins: tuple[int, int, int]
+) -> np.ndarray:
+    """Of each class and bin: components, found ones, pixels, hit ones, false ones charged to it.
+
+    SegmentMeIfYouCan's sIoU component by component; for false pixels, the same of whole bins.
+    """
+
+    def size(component: set[tuple[int, int]]) -> int:
+        return sum(len(component) >= area for area in begins)
+
+    def siou(k: set[tuple[int, int]]) -> float:
+        touching = set().union(*(p for p in predicted if p & k))
+        others = everything - k
+        return len(k & touching) / len((k | touching) - others)
+
+    counts = np.zeros((5, classes, 4), np.int64)
+    for c in range(classes):
+        labelled = components(labels == c)
+        predicted = components((prediction == c) & (labels != 255))
+        everything = set().union(*labelled)
+        scored = set().union(*(k for k in labelled if size(k)))
+        for b in range(4):
+            mine = [k for k in labelled if size(k) == b]
+            mine_all = set().union(*mine)
+            charged = [
+                p for p in predicted if (size(p) == b if not p & scored else b and p & mine_all)
+            ]
+            counts[:, c, b] = (
+                len(mine),
+                sum(siou(k) >= 0.5 for k in mine),
+                len(mine_all),
+                len(mine_all & set().union(*predicted)),
+                len(set().union(*charged) - everything),
+            )
+    return counts
+
+
 def attention_scores(q: Tensor, k: Tensor, heads: int) -> Tensor:
     """Mean over heads of scaled dot products, a head at a time: (C, D), (L, D) → (C, L)."""
     size = q.shape[1] // heads

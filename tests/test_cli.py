@@ -13,12 +13,15 @@ from conftest import MICRO_PRETRAINING
 from layouts import write_voc
 from PIL import Image
 from safetensors.torch import load_file
+from test_data import write_segnet, write_uavid, write_udd6
 from test_images import write as write_broken
 from test_published import authors_state
 
+from unseen.catalogue import open_dataset
 from unseen.checkpoints import load_pretrained
 from unseen.cli import FAMILIES, VERBS, main
 from unseen.cli.evaluate import expectation, hardly_better
+from unseen.cli.small import describe_protocol
 from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
 from unseen.conversion import convert
@@ -28,7 +31,17 @@ from unseen.miniature.pretrain import tiny_clip
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
 from unseen.recipes import EVALUATIONS, RECIPES
-from unseen.vocabulary import MINIATURE, MULTI_TEMPLATES, SINGLE_TEMPLATE, VOC20, Vocabulary
+from unseen.sizes import BINS, Areas, SizeScores
+from unseen.vocabulary import (
+    CAMVID,
+    MINIATURE,
+    MULTI_TEMPLATES,
+    SINGLE_TEMPLATE,
+    UAVID,
+    UDD6,
+    VOC20,
+    Vocabulary,
+)
 
 pytestmark = pytest.mark.filterwarnings("default")  # the command line shows warnings, not errors
 
@@ -423,6 +436,139 @@ def test_reproduce_prints_what_is_there(unseen):
     run = unseen("reproduce", "--no-run", "--only", "zegclip,γ")
     assert run.code == 0 and "not run" in run.out
     assert "runs are not in runs/reproduction" in run.err
+
+
+def test_small_scores_by_size_on_any_data_set(unseen):
+    run = unseen("evaluate", "--small", "--count", "2", "--baselines")
+    assert run.code == 0, run.err
+    assert "medium from 1024, large from 9216 pixels; below is speckle" in run.out
+    for title in ("zegclip-miniature-inductive", "untrained head", "CLIP alone (MaskCLIP)"):
+        assert f"by size, {title}: " in run.out
+    assert run.out.count("| all   | large   |") == 3
+    assert "protocol" not in run.out and "small-class" not in run.out
+    run = unseen("evaluate", "--small", "--relative", "--min-area", "0.05", "--count", "2")
+    assert "small from 0.05, medium from 0.1, large from 1 % of the picture" in run.out
+    run = unseen("evaluate", "--small", "--min-area", "1", "--count", "2", "--json")
+    small = json.loads(run.out)["small"]
+    assert small["protocol"] is small["small_class_miou"] is None
+    (sizes,) = small["sizes"].values()
+    assert sizes["all"]["speckle"]["components"] == 0 < sizes["all"]["medium"]["components"]
+    assert set(sizes["classes"]) == set(MINIATURE.names)
+    scenes = Scenes("test", count=2)
+    labelled = [SizeScores.count(s.labels, s.labels, MINIATURE, Areas(small=1)) for s in scenes]
+    counts = sum(one.components for one in labelled)
+    for name, row in zip(MINIATURE.names, counts, strict=True):
+        assert [sizes["classes"][name][size]["components"] for size in BINS] == row.tolist()
+
+
+@pytest.fixture
+def street_clip(tmp_path) -> Path:
+    """Return an untrained CLIP that knows the words of streets, seen from there and from above."""
+    names = [name for known in (CAMVID, UAVID, UDD6) for name in known.names]
+    torch.manual_seed(0)
+    clip = tiny_clip(MICRO_PRETRAINING, Vocabulary("streets", tuple(dict.fromkeys(names))))
+    save_clip(clip, tmp_path / "street-clip")
+    return tmp_path / "street-clip"
+
+
+@pytest.mark.parametrize(
+    ("data", "write", "small", "background"),
+    [
+        ("camvid", write_segnet, "Pole, SignSymbol, Pedestrian, Bicyclist", "void ignored"),
+        ("uavid", write_uavid, "Human, Moving Car, Static Car", "Background evaluated"),
+        ("uavid-foreground", write_uavid, "Human, Moving Car, Static Car", "Background ignored"),
+        ("udd6", write_udd6, "Vehicle", "Other evaluated"),
+        ("udd6-foreground", write_udd6, "Vehicle", "Other ignored"),
+    ],
+)
+def test_small_follows_the_protocol_and_says_where_not(
+    unseen, tmp_path, street_clip, data, write, small, background
+):
+    root = write(tmp_path / "data")
+    given = ("evaluate", "--clip", street_clip, "--data", data, "--root", root, "--small")
+    run = unseen(*given)
+    assert run.code == 0, run.err
+    vocabulary = open_dataset(data, root=root).vocabulary
+    assert f"small-class mIoU ({small}): " in run.out
+    assert f"protocol perceptual-2025 (arXiv 2504.09480), {background}\n" in run.out
+    assert "\nsentences: a photo of a {}\n" in run.out
+    assert f"\nnames, as they are: {', '.join(vocabulary.names)}\n" in run.out
+    assert "departures: trained on nothing, not coco171; " in run.out
+    assert "; short side, window, stride (48, 48, 40), not (512, 512, 426)\n" in run.out
+    assert ("; 1 of 233 pictures;" in run.out) == (data == "camvid")
+    assert ("; 1 of 45 pictures;" in run.out) == data.startswith("udd6")
+    assert all(f"| {name} " in run.out.partition("by size")[2] for name in small.split(", "))
+    result = json.loads(unseen(*given, "--json", "--count", "1").out)
+    assert result["small"]["small_classes"] == small.split(", ")
+    scores, _ = result["small"]["small_class_miou"].values()
+    listed = [result["scores"][str(street_clip)]["classes"][n]["IoU"] for n in small.split(", ")]
+    kept = [value for value in listed if value is not None]
+    assert scores == (pytest.approx(np.mean(kept), abs=1e-3) if kept else None)
+    assert result["small"]["protocol"]["names"] == list(vocabulary.names)
+    assert " pictures" in "".join(result["small"]["protocol"]["departures"])
+
+
+def test_a_coco_model_as_published_departs_from_nothing():
+    about = {
+        "data": "camvid", "trained_on": "coco171", "split": "test", "pictures": 233,
+        "vocabulary": "camvid", "calibration": 0.0, "views": "one",
+        "short_side": 512, "window": 512, "stride": 426,
+    }  # fmt: skip
+    protocol = describe_protocol(about, CAMVID.names, CAMVID.templates, partial=False)
+    assert protocol is not None and protocol["departures"] == []
+    for change in (
+        {"split": "val"},
+        {"pictures": 39},
+        {"calibration": 0.1},
+        {"short_side": 720},
+        {"views": "scales and mirror images"},
+        {"trained_on": "voc20"},
+    ):
+        changed = describe_protocol({**about, **change}, CAMVID.names, (), partial=False)
+        assert changed is not None and len(changed["departures"]) == 1
+    fewer = describe_protocol(about, CAMVID.names[1:], (), partial=False)
+    assert fewer is not None and "not looked for" in fewer["departures"][0]
+    assert describe_protocol({**about, "data": "voc"}, (), (), partial=False) is None
+
+
+def test_pictures_are_shown_at_the_size_one_asks_for(unseen):
+    def scores(*options: str) -> dict[str, float]:
+        run = unseen("evaluate", "--count", "2", "--json", *options)
+        result = json.loads(run.out)
+        shown = [result[name] for name in ("short_side", "window", "stride")]
+        numbers = result["scores"]["zegclip-miniature-inductive"]
+        return {"shown": shown, "pAcc": numbers["pAcc"]}
+
+    usual = scores()
+    assert usual == scores(*"--short-side 128 --window 64 --stride 53".split())
+    coarse = scores("--short-side", "64")
+    assert coarse["shown"] == [64, 64, 53] and coarse["pAcc"] != usual["pAcc"]
+    run = unseen("evaluate", "--count", "1", *"--short-side 40 --window 32 --stride 20".split())
+    assert "short side 40, windows of 32 every 20\n" in run.out
+    row = "--recipe", "zegclip-miniature-inductive", "--short-side", "64"
+    assert "shown to the model at another size" in unseen("evaluate", *row, "--count", "1").err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--relative", "add --small"),
+        ("--min-area 5", "add --small"),
+        ("--small --min-area 5000", "must rise from 0 on, got small from 5000, medium from 1024"),
+        ("--small --min-area -1", "must rise from 0 on, got small from -1"),
+        ("--small --relative --min-area 2", "small from 2, medium from 0.1"),
+        ("--small --curve", "--curve goes without --small"),
+        ("--window 40", "must be from 1 to the window of 40, got 53: give a stride that fits"),
+        ("--stride 65", "must be from 1 to the window of 64, got 65"),
+        ("--stride 0", "must be from 1 to the window of 64, got 0"),
+        ("--window 4 --stride 4", "the window must be at least a patch of this model, 8"),
+        ("--short-side 0", "the short side must be at least a patch of this model, 8"),
+    ],
+)
+def test_sizes_that_do_not_fit_get_one_sentence(unseen, options, says):
+    run = unseen("evaluate", "--count", "1", *options.split())
+    assert_one_sentence(run, says)
+    assert run.code == 2
 
 
 def test_clip_alone_can_be_evaluated(unseen):

@@ -26,6 +26,7 @@ from unseen.evaluation import evaluate, make_baselines
 from unseen.metrics import Scores, chance, compare
 from unseen.miniature.scenes import Scenes
 from unseen.recipes import table
+from unseen.sizes import SizeScores
 from unseen.vocabulary import MINIATURE
 
 ROOT = Path(__file__).parent.parent
@@ -132,6 +133,17 @@ def test_every_score_is_explained():
     for name in NOTHING.to_dict()["classes"]["sky"] | NOTHING.summary() | NOTHING.details():
         if name != "unseen":
             assert name.partition("(")[0] in explained, name
+
+
+def test_every_score_by_size_is_explained():
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    explained = text.partition("### By size")[2]
+    counted = SizeScores(np.zeros((5, len(MINIATURE), 4), np.int64), MINIATURE)
+    for size, columns in counted.summary().items():
+        assert f"| {size} | " in explained
+        assert all(column in explained for column in columns)
+    for name, entry in DATASETS.items():
+        assert f"| {', '.join(entry.small)} |" in explained or not entry.small, name
 
 
 def test_the_tables_of_recipes_are_what_the_command_prints():

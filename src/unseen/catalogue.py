@@ -12,7 +12,7 @@ from unseen.data.published import camvid, coco, context, uavid, udd6, voc
 from unseen.errors import InputError
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
-from unseen.vocabulary import CONTEXT59_RELEASED
+from unseen.vocabulary import CAMVID_SMALL, CONTEXT59_RELEASED, UAVID_SMALL, UDD6_SMALL
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Entry:
         scored: the split that scores are reported on.
         read: opens a split of what lies in a folder.
         draw: opens a split of what is drawn; either this or ``read``.
+        small: the classes of small things, where a protocol for them uses this data set.
     """
 
     about: str
@@ -32,6 +33,7 @@ class Entry:
     scored: str
     read: Callable[[str | Path, str], Dataset] | None = None
     draw: Callable[[str], Dataset] | None = None
+    small: tuple[str, ...] = ()
 
 
 _DRAWN = ("train", "val", "test")
@@ -58,14 +60,28 @@ DATASETS = {
         partial(context, vocabulary=CONTEXT59_RELEASED),
     ),
     "coco": Entry("COCO-Stuff 164k, 171 classes", _BOTH, "val", coco),
-    "camvid": Entry("CamVid, 11 classes of a street", ("train", "val", "test"), "test", camvid),
-    "uavid": Entry("UAVid, 8 classes from the air", _BOTH, "val", uavid),
-    "uavid-foreground": Entry(
-        "UAVid, its background ignored", _BOTH, "val", partial(uavid, background=False)
+    "camvid": Entry(
+        "CamVid, 11 classes of a street",
+        ("train", "val", "test"),
+        "test",
+        camvid,
+        small=CAMVID_SMALL,
     ),
-    "udd6": Entry("UDD6, 6 classes from the air", _BOTH, "val", udd6),
+    "uavid": Entry("UAVid, 8 classes from the air", _BOTH, "val", uavid, small=UAVID_SMALL),
+    "uavid-foreground": Entry(
+        "UAVid, its background ignored",
+        _BOTH,
+        "val",
+        partial(uavid, background=False),
+        small=UAVID_SMALL,
+    ),
+    "udd6": Entry("UDD6, 6 classes from the air", _BOTH, "val", udd6, small=UDD6_SMALL),
     "udd6-foreground": Entry(
-        "UDD6, its Other ignored", _BOTH, "val", partial(udd6, background=False)
+        "UDD6, its Other ignored",
+        _BOTH,
+        "val",
+        partial(udd6, background=False),
+        small=UDD6_SMALL,
     ),
 }
 

@@ -17,10 +17,10 @@ from unseen.errors import InputError
 from unseen.vocabulary import IGNORE, Vocabulary
 
 
-def confusion(
+def check_maps(
     prediction: Integer[np.ndarray, "..."], labels: Integer[np.ndarray, "..."], num_classes: int
-) -> Integer[np.ndarray, "C C"]:
-    """Count pixels by (label, prediction); pixels labelled ``IGNORE`` are left out.
+) -> None:
+    """Refuse maps that cannot be compared.
 
     Raises:
         InputError: the two differ in size, or a label is neither a class nor ``IGNORE``.
@@ -29,14 +29,25 @@ def confusion(
         raise InputError(
             f"prediction and labels must have one size, got {prediction.shape} and {labels.shape}"
         )
-    valid = labels != IGNORE
-    kept = labels[valid].astype(np.int64)
-    if kept.size and kept.max() >= num_classes:
+    highest = labels.max(where=labels != IGNORE, initial=0)
+    if highest >= num_classes:
         raise InputError(
             f"labels must be below {num_classes}, the number of classes, or {IGNORE} for none; "
-            f"found {kept.max()}: check the label map and its order"
+            f"found {highest}: check the label map and its order"
         )
-    pairs = num_classes * kept + prediction[valid].astype(np.int64)
+
+
+def confusion(
+    prediction: Integer[np.ndarray, "..."], labels: Integer[np.ndarray, "..."], num_classes: int
+) -> Integer[np.ndarray, "C C"]:
+    """Count pixels by (label, prediction); pixels labelled ``IGNORE`` are left out.
+
+    Raises:
+        InputError: as ``check_maps``.
+    """
+    check_maps(prediction, labels, num_classes)
+    valid = labels != IGNORE
+    pairs = num_classes * labels[valid].astype(np.int64) + prediction[valid].astype(np.int64)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
@@ -98,8 +109,9 @@ def _count_reliability(
     return np.stack([*counts, units])
 
 
-def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return part / whole, NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
 def harmonic_mean(seen: float, unseen: float) -> float:
@@ -188,27 +200,27 @@ class Scores:
     @property
     def iou(self) -> Float[np.ndarray, " C"]:
         """Intersection over union of each class."""
-        return _divide(self._hits, self._labelled + self._predicted - self._hits)
+        return divide(self._hits, self._labelled + self._predicted - self._hits)
 
     @property
     def accuracy(self) -> Float[np.ndarray, " C"]:
         """Share of each class's pixels that were found: its recall."""
-        return _divide(self._hits, self._labelled)
+        return divide(self._hits, self._labelled)
 
     @property
     def precision(self) -> Float[np.ndarray, " C"]:
         """Share of the pixels given to each class that are its own."""
-        return _divide(self._hits, self._predicted)
+        return divide(self._hits, self._predicted)
 
     @property
     def dice(self) -> Float[np.ndarray, " C"]:
         """Dice coefficient of each class."""
-        return _divide(2 * self._hits, self._labelled + self._predicted)
+        return divide(2 * self._hits, self._labelled + self._predicted)
 
     @property
     def f_score(self) -> Float[np.ndarray, " C"]:
         """Harmonic mean of precision and recall: Dice, but NaN where a class was never right."""
-        return _divide(2 * self.precision * self.accuracy, self.precision + self.accuracy)
+        return divide(2 * self.precision * self.accuracy, self.precision + self.accuracy)
 
     @property
     def frequency_weighted_iou(self) -> float:
@@ -223,7 +235,7 @@ class Scores:
         if self.boundary is None:
             return np.full(len(self.vocabulary), np.nan)
         labelled, predicted, both = self.boundary
-        return _divide(both, labelled + predicted - both)
+        return divide(both, labelled + predicted - both)
 
     @property
     def calibration_error(self) -> float:
@@ -331,8 +343,8 @@ class Scores:
             "class": vocabulary.names,
             "split": ["unseen" if n in vocabulary.unseen else "seen" for n in vocabulary.names],
             "kind": ["stuff" if n in vocabulary.stuff else "thing" for n in vocabulary.names],
-            "IoU": [_show(100 * value) for value in self.iou],
-            "Acc": [_show(100 * value) for value in self.accuracy],
+            "IoU": [show(100 * value) for value in self.iou],
+            "Acc": [show(100 * value) for value in self.accuracy],
         }
         if not vocabulary.unseen:
             del columns["split"]
@@ -345,7 +357,7 @@ def compare(summaries: Mapping[str, Mapping[str, float | None]], *, corner: str 
     """Write several ``Scores.summary()`` as a Markdown table, a row each, in percent."""
     columns = list(next(iter(summaries.values())))
     rows = [
-        [title, *(_show(numbers[column]) for column in columns)]
+        [title, *(show(numbers[column]) for column in columns)]
         for title, numbers in summaries.items()
     ]
     return markdown([corner, *columns], rows)
@@ -367,7 +379,8 @@ def _round(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 4)
 
 
-def _show(value: float | None) -> str:
+def show(value: float | None) -> str:
+    """Write a percentage, a dash for what is undefined."""
     return "–" if value is None or np.isnan(value) else f"{value:.1f}"
 
 

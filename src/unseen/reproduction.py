@@ -362,11 +362,9 @@ def execute(run: Run, out: Path, *, device: str = "cpu") -> Path:
     recipe = run.recipe
     began = time.monotonic()
     if recipe is None:
-        segmenter = Segmenter.from_clip(
-            "miniature", method=run.contender, short_side=128, device=device
-        )
-        # windows as the trained models have them
-        segmenter.config = replace(segmenter.config, window=64, stride=53)
+        segmenter = Segmenter.from_clip("miniature", method=run.contender, device=device)
+        # as the trained models are shown pictures
+        segmenter = segmenter.shown_at(short_side=128, window=64, stride=53)
     else:
         halfway = out / "models" / f"{run.name}-halfway"
         start = out / "models" / f"{run.start.name}-halfway" if run.start else None

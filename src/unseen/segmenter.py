@@ -4,7 +4,7 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -358,6 +358,40 @@ class Segmenter:
             clip=str(source),
         )
         return cls(METHODS[method](clip.image), clip.text, config, device=device)
+
+    def shown_at(
+        self, *, short_side: int | None = None, window: int | None = None, stride: int | None = None
+    ) -> "Segmenter":
+        """Return the same model, shown pictures at another size.
+
+        Args:
+            short_side: pixels of a picture's short side when it is shown to the model.
+            window: side of the windows it is cut into.
+            stride: step from one window to the next.
+
+        Raises:
+            InputError: less than a patch is shown at once, or windows leave pixels out.
+        """
+        own = self.config
+        config = replace(
+            own,
+            short_side=own.short_side if short_side is None else short_side,
+            window=own.window if window is None else window,
+            stride=own.stride if stride is None else stride,
+        )
+        patch = self.model.encoder.clip.config.patch_size
+        for title, side in (("short side", config.short_side), ("window", config.window)):
+            if side < patch:
+                raise InputError(
+                    f"the {title} must be at least a patch of this model, {patch} pixels, "
+                    f"got {side}"
+                )
+        if not 1 <= config.stride <= config.window:
+            raise InputError(
+                f"the stride must be from 1 to the window of {config.window}, got {config.stride}: "
+                "give a stride that fits"
+            )
+        return Segmenter(self.model, self.text, config, device=str(self.device))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -185,15 +185,18 @@ CAMVID = Vocabulary(
     ),
 )
 """CamVid's 11 classes; void is no class."""
+CAMVID_SMALL = _split("Pole, SignSymbol, Pedestrian, Bicyclist")
 
 UAVID = Vocabulary(
     name="uavid",
     names=_split("Background, Building, Tree, Moving Car, Road, Low Vegetation, Static Car, Human"),
 )
 """UAVid, its background clutter a class like the others; ``uavid-foreground`` ignores it."""
+UAVID_SMALL = _split("Human, Moving Car, Static Car")
 
 UDD6 = Vocabulary(name="udd6", names=_split("Other, Facade, Road, Vegetation, Vehicle, Roof"))
 """UDD6 in label order, its "Other" a class like the rest; ``udd6-foreground`` ignores it."""
+UDD6_SMALL = _split("Vehicle")
 
 UAVID_FOREGROUND = Vocabulary(name="uavid-foreground", names=UAVID.names[1:])
 UDD6_FOREGROUND = Vocabulary(name="udd6-foreground", names=UDD6.names[1:])

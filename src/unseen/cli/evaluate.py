@@ -88,6 +88,38 @@ def evaluate(
         bool,
         typer.Option("--curve", help="Instead, hIoU for γ from 0 to 1: what to choose it by."),
     ] = False,
+    small: Annotated[
+        bool,
+        typer.Option(
+            "--small",
+            help="Also score by the size of what is labelled; on camvid, uavid and udd6 also the "
+            "small classes (docs/evaluation.md).",
+        ),
+    ] = False,
+    relative: Annotated[
+        bool, typer.Option("--relative", help="With --small: sizes as shares of the picture.")
+    ] = False,
+    min_area: Annotated[
+        float | None,
+        typer.Option(
+            "--min-area",
+            help="With --small: smaller components are not scored; pixels, or % of the picture "
+            "with --relative. [default: 256, or 0.025 %]",
+        ),
+    ] = None,
+    short_side: Annotated[
+        int | None,
+        typer.Option(
+            "--short-side",
+            help="Show pictures to the model at this short side, in pixels, not at its own.",
+        ),
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option("--window", help="Cut them into windows of this side.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option("--stride", help="Step from one window to the next.")
+    ] = None,
     tta: Tta = False,
     device: Device = "auto",
     json: Json = False,
@@ -99,10 +131,12 @@ def evaluate(
     unseen evaluate MODEL --data voc --root VOCdevkit/VOC2012
     unseen evaluate MODEL --recipe zegclip-coco-to-voc --root VOCdevkit/VOC2012
     unseen evaluate MODEL --split val --curve
+    unseen evaluate MODEL --data camvid --root CAMVID --small --short-side 720
     """
     from dataclasses import asdict, replace
 
     from unseen.catalogue import find_dataset, open_dataset
+    from unseen.cli.small import SizeCounter, SmallTargets, describe_protocol, read_areas
     from unseen.data.datasets import Subset
     from unseen.embeddings import TextEmbeddings
     from unseen.evaluation import (
@@ -121,18 +155,26 @@ def evaluate(
         raise InputError("--baselines are for trained models: --clip is a baseline itself")
     if curve and (baselines or show_dir or tta or calibration is not None):
         raise InputError("--curve goes without --baselines, --show-dir, --tta and --calibration")
+    if curve and small:
+        raise InputError("--curve goes without --small: it scores no single answer")
+    if not small and (relative or min_area is not None):
+        raise InputError("--relative and --min-area say how --small scores: add --small")
+    areas = read_areas(relative, min_area)
     if recipe and data:
         raise InputError("give --data or --recipe, not both: a recipe says which data set")
     model = scored or model
     row = find_row(recipe) if recipe else None
     segmenter = load_segmenter(model, clip, device)
-    source = row.data if row else default_source(segmenter.config)
+    trained = segmenter.config
+    segmenter = segmenter.shown_at(short_side=short_side, window=window, stride=stride)
+    config = segmenter.config
+    source = row.data if row else default_source(config)
     if data not in (None, source.name):
         source = Source(data)
     try:
         dataset = open_dataset(source.name, split, root=root or source.root)
     except InputError as error:
-        if row or data or root or split or not segmenter.config.setting:
+        if row or data or root or split or not config.setting:
             raise
         raise InputError(f"{error} (the model was trained on it; --data names another)") from None
     if isinstance(row, Evaluation):  # as published: no class of another data set is unseen
@@ -147,9 +189,11 @@ def evaluate(
             say(f"note: {len(lacking)} of the {len(every)} classes are never looked for")
     promised = None
     if row:
-        promised, doubt = expectation(row, segmenter.config.recipe)
+        promised, doubt = expectation(row, config.recipe)
         if promised and count is not None:
             doubt = f"{len(dataset)} of its pictures are scored"
+        if promised and config != trained:
+            doubt = "pictures are shown to the model at another size"
         if doubt:
             say(f"note: the scores of {recipe} are not to be expected here: {doubt}")
     if calibration is None and isinstance(row, Evaluation):
@@ -157,42 +201,62 @@ def evaluate(
     if calibration is None:
         names = (offered.vocabulary if offered else dataset.vocabulary).names
         calibration = default_calibration(segmenter, names)
+    known = find_dataset(source.name)
     if curve:
-        known = find_dataset(source.name)
         if known and split in (None, known.scored):
             say("note: these are the pictures that scores are reported on: choose γ on others")
         curves = calibration_curve(segmenter, dataset, GAMMAS, labels=offered)
         _print_curve(curves, json=json)
         return
     name = clip or model or DEFAULT_MODEL
-    watch = [_painter(show_dir)] if show_dir else []
-    scores = {
-        name: run(segmenter, dataset, labels=offered, calibration=calibration, tta=tta, watch=watch)
-    }
-    if baselines:
-        for title, baseline in make_baselines(segmenter).items():
-            scores[title] = run(baseline, dataset, labels=offered, calibration=calibration, tta=tta)
+    judged = {name: segmenter, **(make_baselines(segmenter) if baselines else {})}
+    counters = {title: SizeCounter(areas) for title in judged if small}
+    scores = {}
+    for title, one in judged.items():
+        watch: list[Callable[[Judged], None]] = [counters[title]] if small else []
+        if show_dir and one is segmenter:
+            watch.append(_painter(show_dir))
+        scores[title] = run(
+            one, dataset, labels=offered, calibration=calibration, tta=tta, watch=watch
+        )
     scores["chance"] = chance(scores[name])
     if note := hardly_better(scores[name], scores["chance"]):
         say(note)
     about = {
         "data": source.name,
+        "split": split or (known.scored if known else None),
         "pictures": len(dataset),
         "unseen": list(dataset.vocabulary.unseen),
-        "setting": segmenter.config.setting or "training-free",
-        "trained_on": segmenter.config.vocabulary.name if segmenter.config.setting else "",
+        "setting": config.setting or "training-free",
+        "trained_on": config.vocabulary.name if config.setting else "",
         "vocabulary": dataset.vocabulary.name,
         "calibration": calibration,
         "views": "scales and mirror images" if tta else "one",
+        "short_side": config.short_side,
+        "window": config.window,
+        "stride": config.stride,
         "device": str(segmenter.device),
         "recipe": recipe,
         "expected": asdict(promised) if promised else None,
     }
+    targets = None
+    if small:
+        given = offered.vocabulary if offered else dataset.vocabulary
+        sentences = given.templates if offered is None or offered.clip else ()
+        targets = SmallTargets(
+            sizes={title: counter.scores for title, counter in counters.items()},
+            scores=scores,
+            names=known.small if known else (),
+            protocol=describe_protocol(about, given.names, sentences, partial=count is not None),
+        )
     if json:
         results = {title: one.to_dict() for title, one in scores.items()}
-        print(json_module.dumps({**about, "scores": results}, indent=1))
-    else:
-        _print_scores(scores, about)
+        more = {"small": targets.to_dict()} if targets else {}
+        print(json_module.dumps({**about, "scores": results, **more}, indent=1))
+        return
+    _print_scores(scores, about)
+    if targets:
+        targets.print()
 
 
 def _painter(folder: Path) -> "Callable[[Judged], None]":
@@ -255,7 +319,8 @@ def _print_scores(scores: "dict[str, Scores]", about: dict[str, Any]) -> None:
     views = f", {about['views']}" if about["views"] != "one" else ""
     print(
         f"{about['pictures']} pictures of {about['data']}; {about['setting']}, "
-        f"γ = {about['calibration']:g}{views}, {about['device']}"
+        f"γ = {about['calibration']:g}{views}, {about['device']}; "
+        f"short side {about['short_side']}, windows of {about['window']} every {about['stride']}"
     )
     if not about["unseen"]:
         held_out = " (every class counts as seen)"
