@@ -1,4 +1,5 @@
-"""Write the generated parts of documents: the table of published files, and what models cost.
+"""Write the generated parts of documents: the table of published files, what models cost, what was
+reproduced.
 
 python scripts/write_tables.py
 """
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from unseen.efficiency import compare_costs, describe, measure
 from unseen.published import PUBLISHED, list_files
+from unseen.reproduction import CLAIMS, TABLE, claims_table, load, needed, runs, table
 
 DOCS = Path(__file__).parent.parent / "docs"
 COSTED = [
@@ -34,7 +36,22 @@ def list_costs() -> str:
     return compare_costs([measure(describe(name), size=(512, 512), repeats=0) for name in COSTED])
 
 
+SEEDS = (0, 1, 2)
+
+
+def list_reproduction() -> str:
+    """Return the scores of the runs that are committed."""
+    return table(load(DOCS / "results" / "reproduction", runs(list(TABLE), SEEDS)))
+
+
+def list_claims() -> str:
+    """Return the verdicts that follow from the runs that are committed."""
+    return claims_table(load(DOCS / "results" / "reproduction", needed(CLAIMS, SEEDS)))
+
+
 PARTS = {
+    "../README.md": {"table": list_reproduction},
+    "reproduction.md": {"table": list_reproduction, "claims": list_claims},
     "models.md": {"files": list_files, "commands": list_commands},
     "efficiency.md": {"costs": list_costs},
 }

@@ -19,7 +19,7 @@ from unseen.evaluation import (
     evaluate,
     make_baselines,
 )
-from unseen.miniature.pretrain import learning_rate, pretrain
+from unseen.miniature.pretrain import drop_patches, learning_rate, pretrain
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
 from unseen.recipes import RECIPES, Recipe, find_recipe
@@ -262,6 +262,16 @@ def test_pretraining_stopped_and_resumed_is_pretraining_in_one_go(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4]
     assert (tmp_path / "b" / "clip.safetensors").is_file()
+
+
+def test_dropped_patches_leave_the_class_token_and_a_share_of_the_others():
+    tokens = torch.arange(2 * 9, dtype=torch.float32).view(2, 9, 1)
+    kept = drop_patches(tokens, 0.5, torch.Generator().manual_seed(0))[..., 0]
+    assert kept.shape == (2, 5)
+    assert kept[:, 0].tolist() == [0.0, 9.0]
+    for row, first in zip(kept[:, 1:].tolist(), (0, 9), strict=True):
+        assert len(set(row)) == 4 and all(first < value < first + 9 for value in row)
+    assert set(kept[0, 1:].tolist()) != {value - 9 for value in kept[1, 1:].tolist()}
 
 
 def test_pretraining_rate_rises_holds_and_falls():
