@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from unseen.evaluation import Judged
     from unseen.metrics import Scores
     from unseen.recipes import Evaluation, Expected, Recipe
+    from unseen.report import Record
+    from unseen.vocabulary import Vocabulary
 
 NOT_HELD_OUT = {
     "transductive": "their names and which pixels show one of them were known in training",
@@ -50,7 +52,8 @@ PROMISED = {
 
 def evaluate(
     scored: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="The same as --model.")
+        list[str] | None,
+        typer.Argument(metavar="[MODEL]...", help="The same as --model; several are compared."),
     ] = None,
     model: Model = None,
     clip: Clip = None,
@@ -83,6 +86,17 @@ def evaluate(
     show_dir: Annotated[
         Path | None, typer.Option("--show-dir", help="Paint every prediction into this folder.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Also make a page to look at, in this folder."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a report that is there already.")
+    ] = False,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Say how far models differ; so do two without this."),
+    ] = False,
     calibration: Calibration = None,
     curve: Annotated[
         bool,
@@ -99,6 +113,7 @@ def evaluate(
     unseen evaluate MODEL --data voc --root VOCdevkit/VOC2012
     unseen evaluate MODEL --recipe zegclip-coco-to-voc --root VOCdevkit/VOC2012
     unseen evaluate MODEL --split val --curve
+    unseen evaluate --compare MODEL OTHER --report out/
     """
     from dataclasses import asdict, replace
 
@@ -112,8 +127,10 @@ def evaluate(
         make_baselines,
     )
     from unseen.evaluation import evaluate as run
-    from unseen.metrics import chance
+    from unseen.metrics import Scores, chance
+    from unseen.page import write_report
     from unseen.recipes import Evaluation, Source, find_row
+    from unseen.report import Record, Report, check_folder, describe
 
     if scored and model:
         raise InputError("name the model once: as argument or with --model")
@@ -121,11 +138,25 @@ def evaluate(
         raise InputError("--baselines are for trained models: --clip is a baseline itself")
     if curve and (baselines or show_dir or tta or calibration is not None):
         raise InputError("--curve goes without --baselines, --show-dir, --tta and --calibration")
+    several = compare or len(scored or ()) > 1
+    if several and (clip or recipe or baselines or show_dir or curve):
+        raise InputError(
+            "models are compared without --clip, --recipe, --baselines, --show-dir and --curve"
+        )
+    if several and len(set(scored or ())) < max(2, len(scored or ())):
+        raise InputError("--compare needs two models or more, each named once, as arguments")
+    if report and curve:
+        raise InputError("--curve makes no report: leave --report out")
+    if force and not report:
+        raise InputError("--force is for --report: say which folder")
+    if report:
+        check_folder(report, force=force)
     if recipe and data:
         raise InputError("give --data or --recipe, not both: a recipe says which data set")
-    model = scored or model
     row = find_row(recipe) if recipe else None
-    segmenter = load_segmenter(model, clip, device)
+    asked = scored or [model or ""]
+    segmenters = {one or clip or DEFAULT_MODEL: load_segmenter(one, clip, device) for one in asked}
+    name, segmenter = next(iter(segmenters.items()))
     source = row.data if row else default_source(segmenter.config)
     if data not in (None, source.name):
         source = Source(data)
@@ -139,6 +170,8 @@ def evaluate(
         dataset.vocabulary = replace(dataset.vocabulary, unseen=())
     if count is not None:
         dataset = Subset(dataset, count)
+    if several and len(dataset) < 2:
+        raise InputError("models are compared over two pictures or more")
     offered = TextEmbeddings.load(text, dataset.vocabulary) if text else None
     if offered:
         say(offered.describe())
@@ -154,45 +187,115 @@ def evaluate(
             say(f"note: the scores of {recipe} are not to be expected here: {doubt}")
     if calibration is None and isinstance(row, Evaluation):
         calibration = row.calibration
-    if calibration is None:
-        names = (offered.vocabulary if offered else dataset.vocabulary).names
-        calibration = default_calibration(segmenter, names)
+    names = (offered.vocabulary if offered else dataset.vocabulary).names
+    gammas = {
+        title: default_calibration(one, names) if calibration is None else calibration
+        for title, one in segmenters.items()
+    }
+    known = find_dataset(source.name)
     if curve:
-        known = find_dataset(source.name)
         if known and split in (None, known.scored):
             say("note: these are the pictures that scores are reported on: choose γ on others")
         curves = calibration_curve(segmenter, dataset, GAMMAS, labels=offered)
         _print_curve(curves, json=json)
         return
-    name = clip or model or DEFAULT_MODEL
-    watch = [_painter(show_dir)] if show_dir else []
-    scores = {
-        name: run(segmenter, dataset, labels=offered, calibration=calibration, tta=tta, watch=watch)
-    }
+    painters: list[Callable[[Judged], object]] = [_painter(show_dir)] if show_dir else []
+    records = {title: Record() for title in segmenters} if several or report else {}
+    scores: dict[str, Scores] = {}
+    for title, one in segmenters.items():
+        watch = painters + [record for key, record in records.items() if key == title]
+        scores[title] = run(
+            one, dataset, labels=offered, calibration=gammas[title], tta=tta, watch=watch
+        )
     if baselines:
-        for title, baseline in make_baselines(segmenter).items():
-            scores[title] = run(baseline, dataset, labels=offered, calibration=calibration, tta=tta)
+        for title, one in make_baselines(segmenter).items():
+            scores[title] = run(one, dataset, labels=offered, calibration=gammas[name], tta=tta)
     scores["chance"] = chance(scores[name])
-    if note := hardly_better(scores[name], scores["chance"]):
-        say(note)
+    for title in segmenters:
+        if note := hardly_better(scores[title], scores["chance"]):
+            say(f"{title}: {note}" if several else note)
+    models = {
+        title: {
+            "setting": one.config.setting or "training-free",
+            "trained_on": one.config.vocabulary.name if one.config.setting else "",
+            "calibration": gammas[title],
+            "device": str(one.device),
+        }
+        for title, one in segmenters.items()
+    }
     about = {
         "data": source.name,
         "pictures": len(dataset),
         "unseen": list(dataset.vocabulary.unseen),
-        "setting": segmenter.config.setting or "training-free",
-        "trained_on": segmenter.config.vocabulary.name if segmenter.config.setting else "",
         "vocabulary": dataset.vocabulary.name,
-        "calibration": calibration,
         "views": "scales and mirror images" if tta else "one",
-        "device": str(segmenter.device),
         "recipe": recipe,
         "expected": asdict(promised) if promised else None,
+        **({"models": models} if several else models[name]),
     }
+    if several:
+        about["differences"] = _differences(records, dataset.vocabulary)
+    results = {**about, "scores": {title: one.to_dict() for title, one in scores.items()}}
+    if report:
+        conditions = {
+            title: describe(
+                one,
+                title,
+                dataset,
+                source=source.name,
+                split=split or (known.scored if known else ""),
+                calibration=gammas[title],
+                tta=tta,
+            )
+            for title, one in segmenters.items()
+        }
+        for title, rows in conditions.items():
+            rows["held out"] += held_out(models[title], about)
+        write_report(Report(results, dataset, scores, records, conditions), report)
+        say(f"report: {report / 'index.html'}")
     if json:
-        results = {title: one.to_dict() for title, one in scores.items()}
-        print(json_module.dumps({**about, "scores": results}, indent=1))
+        print(json_module.dumps(results, indent=1))
     else:
-        _print_scores(scores, about)
+        _print_scores(scores, models, about)
+
+
+def _differences(records: "dict[str, Record]", vocabulary: "Vocabulary") -> dict[str, Any]:
+    """Return, as JSON takes it, how far the other models differ from the first."""
+    from unseen.bootstrap import RESAMPLES, compare_paired
+    from unseen.metrics import rounded
+
+    first, *others = records
+    of = {
+        name: compare_paired(records[first].counts, records[name].counts, vocabulary)
+        for name in others
+    }
+    return {
+        "to": first,
+        "pictures": len(records[first].names),
+        "resamples": RESAMPLES,
+        "note": "intervals are over pictures, one training each: they say nothing of other seeds",
+        "of": {n: {m: rounded(d._asdict()) for m, d in found.items()} for n, found in of.items()},
+    }
+
+
+def _print_differences(found: dict[str, Any]) -> None:
+    from unseen.bootstrap import MEASURES
+    from unseen.metrics import markdown
+
+    rows = []
+    for name, measures in found["of"].items():
+        cells = [
+            "–"
+            if None in (one := measures[measure]).values()
+            else f"{one['value']:+.1f} ({one['low']:+.1f} to {one['high']:+.1f})"
+            for measure in MEASURES
+        ]
+        rows.append([name, *cells])
+    print(markdown([f"less {found['to']}", *MEASURES], rows))
+    print(
+        f"\n95 % intervals in points, from {found['resamples']} paired resamples of "
+        f"{found['pictures']} pictures; {found['note']}\n"
+    )
 
 
 def _painter(folder: Path) -> "Callable[[Judged], None]":
@@ -249,23 +352,28 @@ def hardly_better(scores: "Scores", blind: "Scores") -> str:
     )
 
 
-def _print_scores(scores: "dict[str, Scores]", about: dict[str, Any]) -> None:
+def _print_scores(
+    scores: "dict[str, Scores]", models: dict[str, dict[str, Any]], about: dict[str, Any]
+) -> None:
     from unseen.metrics import compare
 
     views = f", {about['views']}" if about["views"] != "one" else ""
-    print(
-        f"{about['pictures']} pictures of {about['data']}; {about['setting']}, "
-        f"γ = {about['calibration']:g}{views}, {about['device']}"
-    )
-    if not about["unseen"]:
-        held_out = " (every class counts as seen)"
-    elif about["trained_on"] not in ("", about["vocabulary"]):
-        held_out = f" (the split of {about['vocabulary']}; training was on {about['trained_on']})"
-    elif about["setting"] in NOT_HELD_OUT:
-        held_out = f" ({NOT_HELD_OUT[about['setting']]})"
+    unseen = ", ".join(about["unseen"]) or "none"
+    if len(models) > 1:
+        print(f"{about['pictures']} pictures of {about['data']}{views}; unseen classes: {unseen}")
+        for title, one in models.items():
+            print(
+                f"{title}: {one['setting']}, γ = {one['calibration']:g}, {one['device']}"
+                f"{held_out(one, about)}"
+            )
+        print()
     else:
-        held_out = ""
-    print(f"unseen classes: {', '.join(about['unseen']) or 'none'}{held_out}\n")
+        (one,) = models.values()
+        print(
+            f"{about['pictures']} pictures of {about['data']}; {one['setting']}, "
+            f"γ = {one['calibration']:g}{views}, {one['device']}"
+        )
+        print(f"unseen classes: {unseen}{held_out(one, about)}\n")
     rows: dict[str, dict[str, float | None]] = {t: {**s.summary()} for t, s in scores.items()}
     if promised := about["expected"]:
         known = {title: promised[field] for title, field in PROMISED.items()}
@@ -273,7 +381,35 @@ def _print_scores(scores: "dict[str, Scores]", about: dict[str, Any]) -> None:
             column: known.get(column) for column in next(iter(rows.values()))
         }
     print(compare(rows) + "\n")
+    if "differences" in about:
+        _print_differences(about["differences"])
     if promised and promised["note"]:
         print(f"expected: {promised['note']}\n")
     print(compare({t: s.details() for t, s in scores.items() if s.boundary is not None}) + "\n")
-    print(next(iter(scores.values())).table())
+    print(_classes({title: scores[title] for title in models}))
+
+
+def _classes(scores: "dict[str, Scores]") -> str:
+    """Lay out the classes: a model's, or the IoU of several models side by side."""
+    from unseen.metrics import compare
+
+    if len(scores) == 1:
+        return next(iter(scores.values())).table()
+    rows = {
+        name + (" (unseen)" if facts["unseen"] else ""): {
+            title: one.to_dict()["classes"][name]["IoU"] for title, one in scores.items()
+        }
+        for name, facts in next(iter(scores.values())).to_dict()["classes"].items()
+    }
+    return compare(rows, corner="IoU, %")
+
+
+def held_out(model: dict[str, Any], about: dict[str, Any]) -> str:
+    """Return, in brackets, what must be known of a model to take its unseen classes for unseen."""
+    if not about["unseen"]:
+        return " (every class counts as seen)"
+    if model["trained_on"] not in ("", about["vocabulary"]):
+        return f" (the split of {about['vocabulary']}; training was on {model['trained_on']})"
+    if model["setting"] in NOT_HELD_OUT:
+        return f" ({NOT_HELD_OUT[model['setting']]})"
+    return ""
