@@ -266,8 +266,10 @@ def test_a_folder_that_is_there_is_kept_without_force(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["index.html", "report.json"]
     with pytest.raises(InputError, match="is there already: name another folder, or --force"):
         check_folder(folder, force=False)
+    with pytest.raises(InputError, match="is there already"):
+        write_report(make_report("other"), folder)
     check_folder(folder, force=True)
-    write_report(make_report("other"), folder)
+    write_report(make_report("other"), folder, force=True)
     assert "other" in (folder / "index.html").read_text(encoding="utf-8")
     assert [path.name for path in folder.parent.iterdir()] == ["report"]
 

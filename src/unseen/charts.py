@@ -13,7 +13,7 @@ from jaxtyping import Float, Integer
 MOST = 40
 """How many classes a heat map shows; of more, those that are most confused."""
 
-_CELL, _NAME = 19, 104  # side of a cell and room for a name, in pixels
+_CELL, _NAME = 18, 104  # side of a cell and room for a name, in pixels
 
 
 def row_shares(matrix: Integer[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
@@ -113,7 +113,7 @@ def reliability_svg(reliability: Float[np.ndarray, "3 B"]) -> str:
         reliability: by bins of the score: share of the pixels, share right, mean score, as
             ``Scores.reliability_by_bin`` has them.
     """
-    width, height, left, bottom = 360.0, 300.0, 44.0, 40.0
+    width, height, left, bottom = 340.0, 290.0, 44.0, 40.0
     wide, high = width - left - 12, height - bottom - 14
     parts = _axes(left, 14, wide, high, "score the model gave", "share right, %")
     step, largest = wide / reliability.shape[1], reliability[0].max()

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from unseen import charts
 from unseen.bootstrap import MEASURES
 from unseen.drawing import palette
-from unseen.report import Report, shrink, thumbnail_size
+from unseen.report import Report, check_folder, shrink, thumbnail_size
 from unseen.vocabulary import IGNORE
 from unseen.writing import write_folder
 
@@ -29,6 +29,9 @@ SHOWN = 4
 
 MENTIONED = 0.005
 """Share of a picture from which on a class is in its legend."""
+
+LONG = 40
+"""A table of more classes than this is cut in two, side by side."""
 
 KINDS = ("right", "wrong", "unseen class given to a seen one", "not labelled, ignored")
 """What a pixel of a map of errors can be."""
@@ -39,12 +42,18 @@ _KIND_COLOURS = ((226, 232, 238), (230, 159, 0), (88, 20, 92), (176, 176, 176))
 _HEADLINES = ("hIoU", "mIoU(S)", "mIoU(U)", "mIoU", "pAcc")
 
 
-def write_report(report: Report, folder: Path) -> None:
-    """Write ``index.html`` and ``report.json``, both or none; call ``check_folder`` before.
+def write_report(report: Report, folder: Path, *, force: bool = False) -> None:
+    """Write ``index.html`` and ``report.json``, both or none.
+
+    Args:
+        report: what they show.
+        folder: where to.
+        force: replace a report that is there.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: as ``check_folder``, which can be asked before all the work; or a full disk.
     """
+    check_folder(folder, force=force)
     content = json.dumps(report.to_dict(), indent=1)
     write_folder(folder, {"index.html": html(report), "report.json": content})
 
@@ -158,58 +167,64 @@ def _differences(report: Report) -> str:
 
 
 def _classes(report: Report) -> str:
-    vocabulary = report.dataset.vocabulary
-    first = report.scores[next(iter(report.records))]
-    groups = {"Seen": vocabulary.seen, "Unseen": vocabulary.unseen}
-    absent: list[str] = []
+    vocabulary, keys = report.dataset.vocabulary, report.keys
+    scores = [report.scores[name] for name in keys]
+    iou, found = (
+        100 * np.stack([getattr(one, kind) for one in scores], axis=1)
+        for kind in ("iou", "accuracy")
+    )
+    known = np.isfinite(iou).any(axis=1)
+    order = np.argsort(-np.nan_to_num(iou[:, 0], nan=-1), kind="stable").tolist()
     tables = []
-    for title, names in groups.items():
-        places = vocabulary.positions(names)
-        known = [
-            c
-            for c in places
-            if any(np.isfinite(report.scores[model].iou[c]) for model in report.records)
+    for title, names in (("Seen", vocabulary.seen), ("Unseen", vocabulary.unseen)):
+        places = set(vocabulary.positions(names))
+        rows = [
+            _class_row(_class(report, c), list(keys.values()), iou[c], found[c])
+            for c in order
+            if c in places and known[c]
         ]
-        absent += [vocabulary.names[c] for c in places if c not in known]
-        known.sort(key=lambda c: -np.nan_to_num(first.iou[c], nan=-1))
-        rows = [_class_row(report, c) for c in known]
-        if not rows:
-            continue
         means = ", ".join(
-            f"{key} {_show(100 * report.scores[n].mean(report.scores[n].iou, names))}".strip()
-            for n, key in report.keys.items()
+            f"{key} {_show(100 * one.mean(one.iou, names))}".strip()
+            for key, one in zip(keys.values(), scores, strict=True)
         )
-        tables.append(
-            f'<table class="classes {title.lower()}"><caption><b>{title}</b>'
-            f"{len(names)} classes, mean IoU {means}</caption><thead><tr>"
-            '<th scope="col">class</th><th scope="col">IoU</th>'
-            '<th scope="col">found</th></tr></thead>'
-            f"<tbody>{''.join(rows)}</tbody></table>"
-        )
-    note = (
-        "Sorted by IoU, in percent; the last column is the share of a class's pixels that was "
-        "found. Bars of unseen classes are hatched and their names have a star."
-    )
-    none = (
-        f'<p class="quiet">Neither labelled nor predicted here: {escape(", ".join(absent))}.</p>'
-        if absent
-        else ""
-    )
-    return f'<p>{note}</p><div class="pair">{"".join(tables)}</div>{none}'
-
-
-def _class_row(report: Report, c: int) -> str:
-    bars, found = [], []
-    for name, key in report.keys.items():
-        iou, recall = (100 * v[c] for v in (report.scores[name].iou, report.scores[name].accuracy))
-        width = f'<i style="width:{iou:.1f}%"></i>' if not np.isnan(iou) else ""
-        letter = f"<b>{key}</b>" if key else ""
-        bars.append(f'<div class="bar">{letter}<span>{width}</span><em>{_show(iou)}</em></div>')
-        found.append(f"<div>{_show(recall)}</div>")
+        caption = f"<b>{title}</b>{len(names)} classes, mean IoU {means}"
+        half = (len(rows) + 1) // 2
+        if len(rows) > LONG:
+            tables.append(_class_table(f"{title} half", caption, rows[:half]))
+            tables.append(_class_table(title, f"<b>{title}</b>continued", rows[half:]))
+        elif rows:
+            tables.append(_class_table(title, caption, rows))
+    absent = ", ".join(vocabulary.names[c] for c in np.flatnonzero(~known).tolist())
+    none = f'<p class="quiet">Neither labelled nor predicted here: {escape(absent)}.</p>'
     return (
-        f'<tr><th scope="row">{_class(report, c)}</th><td>{"".join(bars)}</td>'
-        f"<td>{''.join(found)}</td></tr>"
+        "<p>Sorted by IoU, in percent; the last column is the share of a class's pixels that was "
+        "found. Bars of unseen classes are hatched and their names have a star.</p>"
+        f'<div class="pair">{"".join(tables)}</div>{none if absent else ""}'
     )
+
+
+def _class_table(kind: str, caption: str, rows: Sequence[str]) -> str:
+    return (
+        f'<table class="classes {kind.lower()}"><caption>{caption}</caption><thead><tr>'
+        '<th scope="col">class</th><th scope="col">IoU</th><th scope="col">found</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _class_row(
+    name: str,
+    keys: Sequence[str],
+    iou: Float[np.ndarray, " N"],
+    found: Float[np.ndarray, " N"],
+) -> str:
+    bars = "".join(
+        f'<div class="bar">{f"<b>{key}</b>" if key else ""}<span>'
+        + (f'<i style="width:{value:.1f}%"></i>' if np.isfinite(value) else "")
+        + f"</span><em>{_show(value)}</em></div>"
+        for key, value in zip(keys, iou.tolist(), strict=True)
+    )
+    shares = "".join(f"<div>{_show(value)}</div>" for value in found.tolist())
+    return f'<tr><th scope="row">{name}</th><td>{bars}</td><td>{shares}</td></tr>'
 
 
 def _class(report: Report, c: int) -> str:

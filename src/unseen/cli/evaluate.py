@@ -53,7 +53,7 @@ PROMISED = {
 def evaluate(
     scored: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL]...", help="The same as --model; several are compared."),
+        typer.Argument(metavar="[MODEL]", help="The same as --model; several are compared."),
     ] = None,
     model: Model = None,
     clip: Clip = None,
@@ -236,6 +236,10 @@ def evaluate(
     if several:
         about["differences"] = _differences(records, dataset.vocabulary)
     results = {**about, "scores": {title: one.to_dict() for title, one in scores.items()}}
+    if json:
+        print(json_module.dumps(results, indent=1))
+    else:
+        _print_scores(scores, models, about)
     if report:
         conditions = {
             title: describe(
@@ -251,12 +255,8 @@ def evaluate(
         }
         for title, rows in conditions.items():
             rows["held out"] += held_out(models[title], about)
-        write_report(Report(results, dataset, scores, records, conditions), report)
+        write_report(Report(results, dataset, scores, records, conditions), report, force=force)
         say(f"report: {report / 'index.html'}")
-    if json:
-        print(json_module.dumps(results, indent=1))
-    else:
-        _print_scores(scores, models, about)
 
 
 def _differences(records: "dict[str, Record]", vocabulary: "Vocabulary") -> dict[str, Any]:
