@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ from test_published import authors_state
 from unseen.catalogue import open_dataset
 from unseen.checkpoints import load_pretrained
 from unseen.cli import FAMILIES, VERBS, main
-from unseen.cli.evaluate import expectation, hardly_better
+from unseen.cli.options import DEFAULT_MODEL
+from unseen.cli.scores import expectation, hardly_better
 from unseen.cli.small import describe_protocol
 from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
@@ -262,6 +265,16 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["doctor", "checkpoint", "nowhere"], "no file or folder nowhere"),
         (["evaluate", "--clip", "miniature", "--baselines"], "a baseline itself"),
         (["evaluate", "--curve", "--tta"], "--curve goes without"),
+        (["evaluate", "--curve", "--report", "out"], "--curve makes no report"),
+        (["evaluate", "--force"], "--force is for --report"),
+        (["evaluate", "--report", "."], "is there already: name another folder, or --force"),
+        (["evaluate", "--compare"], "two models or more"),
+        (["evaluate", "--compare", "--model", "a"], "two models or more"),
+        (["evaluate", "--compare", "a"], "two models or more"),
+        (["evaluate", "a", "a"], "each named once"),
+        (["evaluate", "a", "--model", "b"], "name the model once"),
+        (["evaluate", "a", "b", "--baselines"], "compared without --clip, --recipe, --baselines"),
+        (["evaluate", DEFAULT_MODEL, "nowhere"], "no model 'nowhere'"),
         (["evaluate", "--root", "."], "leave --root out"),
         (["reproduce", "--no-run", "--only", "zegclpi"], "no method and no topic 'zegclpi'"),
         (["reproduce", "--no-run", "--seeds", "0,a"], "different whole numbers"),
@@ -574,6 +587,53 @@ def test_sizes_that_do_not_fit_get_one_sentence(unseen, options, says):
 def test_clip_alone_can_be_evaluated(unseen):
     run = unseen("evaluate", "--clip", "miniature", "--count", "1")
     assert run.code == 0 and "training-free" in run.out
+
+
+def test_a_report_has_the_scores_that_are_printed_and_is_kept_without_force(unseen, tmp_path):
+    run = unseen("evaluate", "--count", "3", "--report", "out/report", "--baselines", "--json")
+    assert run.code == 0 and "report: out/report/index.html" in run.err
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text(encoding="utf-8"))
+    printed = json.loads(run.out)
+    assert {key: report[key] for key in printed} == printed
+    (conditions,) = report["conditions"].values()
+    assert conditions["data"] == "miniature, test, 3 pictures"
+    assert conditions["held out"].startswith("train, sheep") and "miniature" in conditions["CLIP"]
+    page = (tmp_path / "out" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "untrained head" in page and "chance" in page and page.count("<article>") == 3
+    assert f"<b>{printed['scores'][DEFAULT_MODEL]['hIoU']:.1f}</b>hIoU" in page
+    again = ("evaluate", "--count", "1", "--report", "out/report")
+    assert_one_sentence(unseen(*again), "is there already: name another folder, or --force")
+    assert (tmp_path / "out" / "report" / "index.html").read_text(encoding="utf-8") == page
+    assert unseen(*again, "--force").code == 0
+    shorter = (tmp_path / "out" / "report" / "index.html").read_text(encoding="utf-8")
+    assert shorter.count("<article>") == 1
+    (tmp_path / "out" / "report" / "notes.txt").write_text("mine")
+    assert_one_sentence(unseen(*again, "--force"), "also holds notes.txt")
+
+
+def test_models_are_compared_on_the_same_pictures(unseen, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(files("unseen.miniature") / "assets" / DEFAULT_MODEL, copy)
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    config |= {"calibration": 0.5, "setting": "supervised"}
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    run = unseen("evaluate", DEFAULT_MODEL, "copy", "--count", "3", "--report", "both")
+    assert run.code == 0, run.err
+    assert f"| less {DEFAULT_MODEL} | pAcc " in run.out
+    assert "1000 paired resamples of 3 pictures" in run.out and "other seeds" in run.out
+    assert f"{DEFAULT_MODEL}: inductive, γ = 0.1, cpu\n" in run.out
+    assert "copy: supervised, γ = 0.5, cpu (their masks were shown in training" in run.out
+    assert "| sea " in run.out and "| giraffe (unseen) |" in run.out
+    report = json.loads((tmp_path / "both" / "report.json").read_text(encoding="utf-8"))
+    assert list(report["models"]) == list(report["conditions"]) == [DEFAULT_MODEL, "copy"]
+    found = report["differences"]["of"]["copy"]["pAcc"]
+    scores = report["scores"]
+    assert found["value"] == pytest.approx(
+        scores["copy"]["pAcc"] - scores[DEFAULT_MODEL]["pAcc"], abs=2e-4
+    )
+    assert found["low"] <= found["value"] <= found["high"]
+    page = (tmp_path / "both" / "index.html").read_text(encoding="utf-8")
+    assert "their masks were shown in training" in page and "B: prediction" in page
 
 
 def test_train_then_evaluate_then_go_on_transductively(unseen, tmp_path):

@@ -249,6 +249,15 @@ class Scores:
         return float(np.abs(units / _UNIT - right).sum() / pixels.sum())
 
     @property
+    def reliability_by_bin(self) -> Float[np.ndarray, "3 B"] | None:
+        """By bins of the score: share of the pixels, share of these right, mean score (or NaN)."""
+        if self.reliability is None:
+            return None
+        pixels, right, units = self.reliability
+        shares = pixels / max(pixels.sum(), 1)
+        return np.stack([shares, divide(right, pixels), divide(units / _UNIT, pixels)])
+
+    @property
     def unseen_as_seen(self) -> float:
         """Share of the pixels of unseen classes that were given to seen ones."""
         return self._given(self.vocabulary.unseen, self.vocabulary.seen)

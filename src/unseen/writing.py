@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files, and folders of them, that appear whole or not at all."""
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -45,6 +45,48 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_folder(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write a folder of text files beside its place, then move it there.
+
+    A folder that is there already is replaced, and must hold files of these names only.
+
+    Args:
+        folder: the folder.
+        texts: the contents by name.
+
+    Raises:
+        InputError: the place cannot be written, or holds something else; it is as it was.
+    """
+    folder = folder.resolve()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+        new, old = part / "new", part / "old"
+        try:
+            new.mkdir()
+            for name, text in texts.items():
+                (new / name).write_text(text, encoding="utf-8")
+            if folder.exists():
+                os.replace(folder, old)
+                if strangers := {path.name for path in old.iterdir()} - texts.keys():
+                    raise InputError(f"{folder} also holds {sorted(strangers)[0]}: it is kept")
+            os.replace(new, folder)
+        except BaseException:
+            if old.exists():
+                os.replace(old, folder)
+            raise
+        finally:
+            for files in (new, old):
+                if files.exists():
+                    for name in texts:
+                        (files / name).unlink(missing_ok=True)
+                    files.rmdir()
+            part.rmdir()
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{folder} cannot be written: {reason}") from None
 
 
 def _umask() -> int:

@@ -18,39 +18,30 @@ from unseen.cli.options import (
     load_segmenter,
     say,
 )
+from unseen.cli.scores import (
+    expectation,
+    find_differences,
+    hardly_better,
+    held_out,
+    print_curve,
+    print_scores,
+)
 from unseen.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unseen.evaluation import Judged
-    from unseen.metrics import Scores
-    from unseen.recipes import Evaluation, Expected, Recipe
-
-NOT_HELD_OUT = {
-    "transductive": "their names and which pixels show one of them were known in training",
-    "self-training": "their names were known in training, and any pixel without a seen label could "
-    "be given one of them",
-    "supervised": "their masks were shown in training like all others",
-    "training-free": "no masks were shown at all",
-}
+    from unseen.segmenter import Segmenter
 
 GAMMAS = [i / 20 for i in range(21)]
 """The values of γ that ``--curve`` tries."""
 
-PROMISED = {
-    "pAcc": "pacc",
-    "mIoU": "miou",
-    "mIoU(S)": "seen",
-    "mIoU(U)": "unseen",
-    "hIoU": "hiou",
-}
-"""Columns of scores and the field of ``Expected`` for each."""
-
 
 def evaluate(
     scored: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="The same as --model.")
+        list[str] | None,
+        typer.Argument(metavar="[MODEL]...", help="The same as --model; several are compared."),
     ] = None,
     model: Model = None,
     clip: Clip = None,
@@ -83,6 +74,17 @@ def evaluate(
     show_dir: Annotated[
         Path | None, typer.Option("--show-dir", help="Paint every prediction into this folder.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Also make a page to look at, in this folder."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a report that is there already.")
+    ] = False,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Say how far models differ; so do two without this."),
+    ] = False,
     calibration: Calibration = None,
     curve: Annotated[
         bool,
@@ -132,6 +134,7 @@ def evaluate(
     unseen evaluate MODEL --recipe zegclip-coco-to-voc --root VOCdevkit/VOC2012
     unseen evaluate MODEL --split val --curve
     unseen evaluate MODEL --data camvid --root CAMVID --small --short-side 720
+    unseen evaluate --compare MODEL OTHER --report out/
     """
     from dataclasses import asdict, replace
 
@@ -147,198 +150,178 @@ def evaluate(
     )
     from unseen.evaluation import evaluate as run
     from unseen.metrics import chance
+    from unseen.page import write_report
     from unseen.recipes import Evaluation, Source, find_row
+    from unseen.report import Record, Report, check_folder, describe
 
-    if scored and model:
-        raise InputError("name the model once: as argument or with --model")
-    if clip and baselines:
-        raise InputError("--baselines are for trained models: --clip is a baseline itself")
-    if curve and (baselines or show_dir or tta or calibration is not None):
-        raise InputError("--curve goes without --baselines, --show-dir, --tta and --calibration")
-    if curve and small:
-        raise InputError("--curve goes without --small: it scores no single answer")
-    if not small and (relative or min_area is not None):
-        raise InputError("--relative and --min-area say how --small scores: add --small")
+    several = compare or len(scored or ()) > 1
+    for wrong, sentence in (
+        (scored and model, "name the model once: as argument or with --model"),
+        (clip and baselines, "--baselines are for trained models: --clip is a baseline itself"),
+        (
+            curve and (baselines or show_dir or tta or calibration is not None),
+            "--curve goes without --baselines, --show-dir, --tta and --calibration",
+        ),
+        (curve and small, "--curve goes without --small: it scores no single answer"),
+        (curve and report, "--curve makes no report: leave --report out"),
+        (
+            several and (clip or recipe or baselines or show_dir or curve),
+            "models are compared without --clip, --recipe, --baselines, --show-dir and --curve",
+        ),
+        (
+            several and len(set(scored or ())) < max(2, len(scored or ())),
+            "--compare needs two models or more, each named once, as arguments",
+        ),
+        (
+            not small and (relative or min_area is not None),
+            "--relative and --min-area say how --small scores: add --small",
+        ),
+        (force and not report, "--force is for --report: say which folder"),
+        (recipe and data, "give --data or --recipe, not both: a recipe says which data set"),
+    ):
+        if wrong:
+            raise InputError(sentence)
     areas = read_areas(relative, min_area)
-    if recipe and data:
-        raise InputError("give --data or --recipe, not both: a recipe says which data set")
-    model = scored or model
+    if report:
+        check_folder(report, force=force)
     row = find_row(recipe) if recipe else None
-    segmenter = load_segmenter(model, clip, device)
-    trained = segmenter.config
-    segmenter = segmenter.shown_at(short_side=short_side, window=window, stride=stride)
-    config = segmenter.config
-    source = row.data if row else default_source(config)
+    segmenters: dict[str, Segmenter] = {}
+    resized = False
+    for asked in scored or [model or ""]:
+        loaded = load_segmenter(asked, clip, device)
+        shown = loaded.shown_at(short_side=short_side, window=window, stride=stride)
+        resized |= shown.config != loaded.config
+        segmenters[asked or clip or DEFAULT_MODEL] = shown
+    name, segmenter = next(iter(segmenters.items()))
+    source = row.data if row else default_source(segmenter.config)
     if data not in (None, source.name):
         source = Source(data)
     try:
         dataset = open_dataset(source.name, split, root=root or source.root)
     except InputError as error:
-        if row or data or root or split or not config.setting:
+        if row or data or root or split or not segmenter.config.setting:
             raise
         raise InputError(f"{error} (the model was trained on it; --data names another)") from None
     if isinstance(row, Evaluation):  # as published: no class of another data set is unseen
         dataset.vocabulary = replace(dataset.vocabulary, unseen=())
     if count is not None:
         dataset = Subset(dataset, count)
-    offered = TextEmbeddings.load(text, dataset.vocabulary) if text else None
-    if offered:
-        say(offered.describe())
+    if several and len(dataset) < 2:
+        raise InputError("models are compared over two pictures or more")
+    embedded = TextEmbeddings.load(text, dataset.vocabulary) if text else None
+    if embedded:
+        say(embedded.describe())
         every = dataset.vocabulary.names
-        if lacking := [name for name in every if name not in offered.vocabulary.names]:
+        if lacking := [name for name in every if name not in embedded.vocabulary.names]:
             say(f"note: {len(lacking)} of the {len(every)} classes are never looked for")
+    offered = embedded.vocabulary if embedded else dataset.vocabulary
     promised = None
     if row:
-        promised, doubt = expectation(row, config.recipe)
+        promised, doubt = expectation(row, segmenter.config.recipe)
         if promised and count is not None:
             doubt = f"{len(dataset)} of its pictures are scored"
-        if promised and config != trained:
+        if promised and resized:
             doubt = "pictures are shown to the model at another size"
         if doubt:
             say(f"note: the scores of {recipe} are not to be expected here: {doubt}")
-    if calibration is None and isinstance(row, Evaluation):
-        calibration = row.calibration
-    if calibration is None:
-        names = (offered.vocabulary if offered else dataset.vocabulary).names
-        calibration = default_calibration(segmenter, names)
     known = find_dataset(source.name)
     if curve:
         if known and split in (None, known.scored):
             say("note: these are the pictures that scores are reported on: choose γ on others")
-        curves = calibration_curve(segmenter, dataset, GAMMAS, labels=offered)
-        _print_curve(curves, json=json)
+        print_curve(calibration_curve(segmenter, dataset, GAMMAS, labels=embedded), json=json)
         return
-    name = clip or model or DEFAULT_MODEL
-    judged = {name: segmenter, **(make_baselines(segmenter) if baselines else {})}
-    counters = {title: SizeCounter(areas) for title in judged if small}
+    if calibration is None and isinstance(row, Evaluation):
+        calibration = row.calibration
+    models: dict[str, dict[str, Any]] = {
+        title: {
+            "setting": one.config.setting or "training-free",
+            "trained_on": one.config.vocabulary.name if one.config.setting else "",
+            "calibration": default_calibration(one, offered.names)
+            if calibration is None
+            else calibration,
+            "short_side": one.config.short_side,
+            "window": one.config.window,
+            "stride": one.config.stride,
+            "device": str(one.device),
+        }
+        for title, one in segmenters.items()
+    }
+    judged = {**segmenters, **(make_baselines(segmenter) if baselines else {})}
+    counters = {title: SizeCounter(areas) for title in judged if small or report}
+    records = {title: Record() for title in segmenters if several or report}
     scores = {}
     for title, one in judged.items():
-        watch: list[Callable[[Judged], None]] = [counters[title]] if small else []
+        watch: list[Callable[[Judged], object]] = [
+            part[title] for part in (counters, records) if title in part
+        ]
         if show_dir and one is segmenter:
             watch.append(_painter(show_dir))
         scores[title] = run(
-            one, dataset, labels=offered, calibration=calibration, tta=tta, watch=watch
+            one,
+            dataset,
+            labels=embedded,
+            calibration=models.get(title, models[name])["calibration"],
+            tta=tta,
+            watch=watch,
         )
     scores["chance"] = chance(scores[name])
-    if note := hardly_better(scores[name], scores["chance"]):
-        say(note)
-    about = {
+    for title in segmenters:
+        if note := hardly_better(scores[title], scores["chance"]):
+            say(f"{title}: {note}" if several else note)
+    part = split or (known.scored if known else None)
+    about: dict[str, Any] = {
         "data": source.name,
-        "split": split or (known.scored if known else None),
+        "split": part,
         "pictures": len(dataset),
         "unseen": list(dataset.vocabulary.unseen),
-        "setting": config.setting or "training-free",
-        "trained_on": config.vocabulary.name if config.setting else "",
         "vocabulary": dataset.vocabulary.name,
-        "calibration": calibration,
         "views": "scales and mirror images" if tta else "one",
-        "short_side": config.short_side,
-        "window": config.window,
-        "stride": config.stride,
-        "device": str(segmenter.device),
         "recipe": recipe,
         "expected": asdict(promised) if promised else None,
+        **({"models": models} if several else models[name]),
     }
+    if several:
+        about["differences"] = find_differences(records, dataset.vocabulary)
+    results = {**about, "scores": {title: one.to_dict() for title, one in scores.items()}}
     targets = None
     if small:
-        given = offered.vocabulary if offered else dataset.vocabulary
-        sentences = given.templates if offered is None or offered.clip else ()
+        sentences = offered.templates if embedded is None or embedded.clip else ()
         targets = SmallTargets(
             sizes={title: counter.scores for title, counter in counters.items()},
             scores=scores,
             names=known.small if known else (),
-            protocol=describe_protocol(about, given.names, sentences, partial=count is not None),
+            protocol=describe_protocol(
+                about, models, offered.names, sentences, partial=count is not None
+            ),
         )
+        results["small"] = targets.to_dict()
     if json:
-        results = {title: one.to_dict() for title, one in scores.items()}
-        more = {"small": targets.to_dict()} if targets else {}
-        print(json_module.dumps({**about, "scores": results, **more}, indent=1))
-        return
-    _print_scores(scores, about)
-    if targets:
-        targets.print()
+        print(json_module.dumps(results, indent=1))
+    else:
+        print_scores(scores, models, about)
+        if targets:
+            targets.print()
+    if report:
+        conditions = {
+            title: describe(
+                one,
+                title,
+                dataset,
+                source=source.name,
+                split=part or "",
+                calibration=models[title]["calibration"],
+                tta=tta,
+            )
+            for title, one in segmenters.items()
+        }
+        for title, rows in conditions.items():
+            rows["held out"] += held_out(models[title], about)
+        sizes = {title: counters[title].scores for title in segmenters}
+        write_report(
+            Report(results, dataset, scores, records, conditions, sizes), report, force=force
+        )
+        say(f"report: {report / 'index.html'}")
 
 
 def _painter(folder: Path) -> "Callable[[Judged], None]":
     return lambda one: one.result.save(folder / f"{one.sample.name}.png")
-
-
-def _print_curve(curves: "dict[float, Scores]", *, json: bool) -> None:
-    """Print what each γ scores, one a line."""
-    from unseen.metrics import compare, rounded
-
-    rows = {f"{gamma:.2f}": scores.summary() for gamma, scores in curves.items()}
-    if json:
-        print(json_module.dumps({"curve": {g: rounded(row) for g, row in rows.items()}}, indent=1))
-        return
-    best = max(curves, key=lambda gamma: curves[gamma].hiou)
-    print(compare(rows, corner="γ"))
-    print(f"\nbest hIoU: {100 * curves[best].hiou:.1f} at γ = {best:.2f}")
-
-
-def expectation(
-    row: "Recipe | Evaluation", record: dict[str, Any]
-) -> "tuple[Expected | None, str]":
-    """Return what a row promises; or None, and what of the model is otherwise than the row says.
-
-    Args:
-        row: what the model is scored as.
-        record: how it was trained; empty for a converted model, which does not say.
-    """
-    from unseen.recipes import Evaluation, differing, find_recipe, override
-
-    plan = find_recipe(row.model) if isinstance(row, Evaluation) else row
-    changed = differing(plan, record) if record else []
-    if plan is row and changed == ["setting"]:  # plain self-training has scores of its own
-        own = override(plan, {"setting": record["setting"]}).expected
-        if own:
-            return own, ""
-    if not changed or row.expected is None:
-        return row.expected, ""
-    if "name" in changed:
-        return None, f"the model was trained by {record['name']}"
-    if "stopped_at" in changed:
-        return None, f"the model is half-trained, stopped after step {record['stopped_at']}"
-    return None, f"the model was trained with other {', '.join(changed)}"
-
-
-def hardly_better(scores: "Scores", blind: "Scores") -> str:
-    """Return a note on a mIoU below twice that of chance: the mark of labels in another order."""
-    ours, theirs = (100 * one.mean(one.iou) for one in (scores, blind))
-    if ours >= 2 * theirs:
-        return ""
-    return (
-        f"note: mIoU {ours:.1f} is hardly above chance, {theirs:.1f}: if the model is trained, its "
-        "labels may have another order; look with 'unseen doctor data', 'unseen doctor checkpoint'"
-    )
-
-
-def _print_scores(scores: "dict[str, Scores]", about: dict[str, Any]) -> None:
-    from unseen.metrics import compare
-
-    views = f", {about['views']}" if about["views"] != "one" else ""
-    print(
-        f"{about['pictures']} pictures of {about['data']}; {about['setting']}, "
-        f"γ = {about['calibration']:g}{views}, {about['device']}; "
-        f"short side {about['short_side']}, windows of {about['window']} every {about['stride']}"
-    )
-    if not about["unseen"]:
-        held_out = " (every class counts as seen)"
-    elif about["trained_on"] not in ("", about["vocabulary"]):
-        held_out = f" (the split of {about['vocabulary']}; training was on {about['trained_on']})"
-    elif about["setting"] in NOT_HELD_OUT:
-        held_out = f" ({NOT_HELD_OUT[about['setting']]})"
-    else:
-        held_out = ""
-    print(f"unseen classes: {', '.join(about['unseen']) or 'none'}{held_out}\n")
-    rows: dict[str, dict[str, float | None]] = {t: {**s.summary()} for t, s in scores.items()}
-    if promised := about["expected"]:
-        known = {title: promised[field] for title, field in PROMISED.items()}
-        rows[f"expected of {about['recipe']}"] = {
-            column: known.get(column) for column in next(iter(rows.values()))
-        }
-    print(compare(rows) + "\n")
-    if promised and promised["note"]:
-        print(f"expected: {promised['note']}\n")
-    print(compare({t: s.details() for t, s in scores.items() if s.boundary is not None}) + "\n")
-    print(next(iter(scores.values())).table())

@@ -66,12 +66,18 @@ class SizeCounter:
 
 
 def describe_protocol(
-    about: dict[str, Any], names: "Sequence[str]", sentences: "Sequence[str]", *, partial: bool
+    about: dict[str, Any],
+    models: dict[str, dict[str, Any]],
+    names: "Sequence[str]",
+    sentences: "Sequence[str]",
+    *,
+    partial: bool,
 ) -> dict[str, Any] | None:
     """Return the protocol as it was followed, or None for a data set it does not have.
 
     Args:
-        about: what was evaluated, and how.
+        about: what was evaluated on.
+        models: what was evaluated, and how.
         names: the classes that were offered to the model.
         sentences: what they were put into; none if nobody knows.
         partial: not all pictures of the split were.
@@ -80,11 +86,7 @@ def describe_protocol(
     if data not in PROTOCOL_DATA:
         return None
     split, whole, background = PROTOCOL_DATA[data]
-    shown = about["short_side"], about["window"], about["stride"]
     departures = {
-        f"trained on {about['trained_on'] or 'nothing'}, not coco171": (
-            about["trained_on"] != "coco171"
-        ),
         f"split {about['split']}, not {split}": about["split"] != split,
         f"{about['pictures']} of {whole or 'more'} pictures": (
             partial or about["pictures"] != (whole or about["pictures"])
@@ -92,10 +94,16 @@ def describe_protocol(
         "classes that are not looked for": (
             set(names) != set(find_vocabulary(about["vocabulary"]).names)
         ),
-        f"γ = {about['calibration']:g}, not 0": about["calibration"] != 0,
         f"several views: {about['views']}": about["views"] != "one",
-        f"short side, window, stride {shown}, not {PUBLISHED_SIZES}": shown != PUBLISHED_SIZES,
     }
+    for model in models.values():
+        shown = model["short_side"], model["window"], model["stride"]
+        trained_on = model["trained_on"] or "nothing"
+        departures |= {
+            f"trained on {trained_on}, not coco171": trained_on != "coco171",
+            f"γ = {model['calibration']:g}, not 0": model["calibration"] != 0,
+            f"short side, window, stride {shown}, not {PUBLISHED_SIZES}": shown != PUBLISHED_SIZES,
+        }
     return {
         "name": PROTOCOL,
         "background": background,
