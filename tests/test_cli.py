@@ -507,9 +507,9 @@ def test_small_follows_the_protocol_and_says_where_not(
     assert "\nsentences: a photo of a {}\n" in run.out
     assert f"\nnames, as they are: {', '.join(vocabulary.names)}\n" in run.out
     assert "departures: trained on nothing, not coco171; " in run.out
-    assert "; short side, window, stride (48, 48, 40), not (512, 512, 426)\n" in run.out
-    assert ("; 1 of 233 pictures;" in run.out) == (data == "camvid")
-    assert ("; 1 of 45 pictures;" in run.out) == data.startswith("udd6")
+    assert "; short side, window, stride (48, 48, 40), not (512, 512, 426)" in run.out
+    assert ("; 1 of 233 pictures" in run.out) == (data == "camvid")
+    assert ("; 1 of 45 pictures" in run.out) == data.startswith("udd6")
     assert all(f"| {name} " in run.out.partition("by size")[2] for name in small.split(", "))
     result = json.loads(unseen(*given, "--json", "--count", "1").out)
     assert result["small"]["small_classes"] == small.split(", ")
@@ -527,7 +527,12 @@ def test_a_coco_model_as_published_departs_from_nothing():
         "vocabulary": "camvid", "calibration": 0.0, "views": "one",
         "short_side": 512, "window": 512, "stride": 426,
     }  # fmt: skip
-    protocol = describe_protocol(about, CAMVID.names, CAMVID.templates, partial=False)
+
+    def describe(names: tuple[str, ...] = CAMVID.names, **changes: object) -> dict | None:
+        facts = {**about, **changes}
+        return describe_protocol(facts, {"model": facts}, names, (), partial=False)
+
+    protocol = describe()
     assert protocol is not None and protocol["departures"] == []
     for change in (
         {"split": "val"},
@@ -537,11 +542,11 @@ def test_a_coco_model_as_published_departs_from_nothing():
         {"views": "scales and mirror images"},
         {"trained_on": "voc20"},
     ):
-        changed = describe_protocol({**about, **change}, CAMVID.names, (), partial=False)
+        changed = describe(**change)
         assert changed is not None and len(changed["departures"]) == 1
-    fewer = describe_protocol(about, CAMVID.names[1:], (), partial=False)
+    fewer = describe(CAMVID.names[1:])
     assert fewer is not None and "not looked for" in fewer["departures"][0]
-    assert describe_protocol({**about, "data": "voc"}, (), (), partial=False) is None
+    assert describe(data="voc") is None
 
 
 def test_pictures_are_shown_at_the_size_one_asks_for(unseen):
@@ -621,8 +626,14 @@ def test_models_are_compared_on_the_same_pictures(unseen, tmp_path):
     assert run.code == 0, run.err
     assert f"| less {DEFAULT_MODEL} | pAcc " in run.out
     assert "1000 paired resamples of 3 pictures" in run.out and "other seeds" in run.out
-    assert f"{DEFAULT_MODEL}: inductive, γ = 0.1, cpu\n" in run.out
-    assert "copy: supervised, γ = 0.5, cpu (their masks were shown in training" in run.out
+    assert (
+        f"{DEFAULT_MODEL}: inductive, γ = 0.1, cpu; short side 128, windows of 64 every 53\n"
+        in run.out
+    )
+    assert (
+        "copy: supervised, γ = 0.5, cpu; short side 128, windows of 64 every 53 (their masks were shown in training"
+        in run.out
+    )
     assert "| sea " in run.out and "| giraffe (unseen) |" in run.out
     report = json.loads((tmp_path / "both" / "report.json").read_text(encoding="utf-8"))
     assert list(report["models"]) == list(report["conditions"]) == [DEFAULT_MODEL, "copy"]

@@ -7,7 +7,7 @@ scores are the authors' own where they print them; where sources disagree, ``not
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -620,13 +620,16 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 def differing(recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
     """Return what decides the result and is other in a record than in a row, by dotted keys.
 
-    The seed and where the data lies are left out.
+    The seed and where the data lies are left out. What a record of an older version does not know
+    yet was as it is by default.
 
     Args:
         recipe: the row.
         record: what ``Recipe.record`` returns, of another or the same.
     """
-    ours, theirs = (_flat(one) for one in (recipe.record(), record))
+    defaults = {one.name: one.default for one in fields(Recipe) if one.default is not MISSING}
+    known = {key: value for key, value in defaults.items() if key not in (*record, "expected")}
+    ours, theirs = (_flat(one) for one in (recipe.record(), {**record, **known}))
     keys = [key for key in {**ours, **theirs} if key not in _SAME_RESULT]
     return [key for key in keys if ours.get(key) != theirs.get(key)]
 

@@ -86,7 +86,16 @@ def describe_protocol(
     if data not in PROTOCOL_DATA:
         return None
     split, whole, background = PROTOCOL_DATA[data]
-    departures = {
+    departures: dict[str, bool] = {}
+    for model in models.values():
+        shown = model["short_side"], model["window"], model["stride"]
+        trained_on = model["trained_on"] or "nothing"
+        departures |= {
+            f"trained on {trained_on}, not coco171": trained_on != "coco171",
+            f"γ = {model['calibration']:g}, not 0": model["calibration"] != 0,
+            f"short side, window, stride {shown}, not {PUBLISHED_SIZES}": shown != PUBLISHED_SIZES,
+        }
+    departures |= {
         f"split {about['split']}, not {split}": about["split"] != split,
         f"{about['pictures']} of {whole or 'more'} pictures": (
             partial or about["pictures"] != (whole or about["pictures"])
@@ -96,14 +105,6 @@ def describe_protocol(
         ),
         f"several views: {about['views']}": about["views"] != "one",
     }
-    for model in models.values():
-        shown = model["short_side"], model["window"], model["stride"]
-        trained_on = model["trained_on"] or "nothing"
-        departures |= {
-            f"trained on {trained_on}, not coco171": trained_on != "coco171",
-            f"γ = {model['calibration']:g}, not 0": model["calibration"] != 0,
-            f"short side, window, stride {shown}, not {PUBLISHED_SIZES}": shown != PUBLISHED_SIZES,
-        }
     return {
         "name": PROTOCOL,
         "background": background,
