@@ -19,7 +19,7 @@ from unseen.evaluation import (
     evaluate,
     make_baselines,
 )
-from unseen.miniature.pretrain import drop_patches, learning_rate, pretrain
+from unseen.miniature.pretrain import Muon, drop_patches, pretrain, rate
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
 from unseen.recipes import RECIPES, Recipe, find_recipe
@@ -264,6 +264,23 @@ def test_pretraining_stopped_and_resumed_is_pretraining_in_one_go(tmp_path):
     assert (tmp_path / "b" / "clip.safetensors").is_file()
 
 
+def test_muon_is_torchs_but_for_its_rounding():
+    torch.manual_seed(0)
+    weight = torch.randn(24, 16)
+    ours, theirs = torch.nn.Parameter(weight.clone()), torch.nn.Parameter(weight.clone())
+    optimizers = (
+        Muon([ours], lr=0.1, weight_decay=0.1),
+        torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(4):
+        ours.grad = torch.randn(24, 16)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    moved = (theirs - weight).abs().max()
+    assert (ours - theirs).abs().max() < 0.02 * moved  # torch's computes in bfloat16
+
+
 def test_dropped_patches_leave_the_class_token_and_a_share_of_the_others():
     tokens = torch.arange(2 * 9, dtype=torch.float32).view(2, 9, 1)
     kept = drop_patches(tokens, 0.5, torch.Generator().manual_seed(0))[..., 0]
@@ -275,7 +292,7 @@ def test_dropped_patches_leave_the_class_token_and_a_share_of_the_others():
 
 
 def test_pretraining_rate_rises_holds_and_falls():
-    plan = replace(MICRO_PRETRAINING, steps=100, warmup=10, decay=0.2, learning_rate=1.0)
-    rates = [learning_rate(plan, step) for step in range(100)]
+    plan = replace(MICRO_PRETRAINING, steps=100, warmup=10, decay=0.2)
+    rates = [rate(plan, step) for step in range(100)]
     assert rates[0] == 0.1 and rates[9] == rates[50] == rates[80] == 1.0
     assert rates[90] == 0.5 and 0 < rates[99] < 0.06
