@@ -31,7 +31,9 @@ from unseen.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from unseen.data.datasets import Dataset
     from unseen.evaluation import Judged
+    from unseen.recipes import Source
     from unseen.segmenter import Segmenter
 
 GAMMAS = [i / 20 for i in range(21)]
@@ -138,7 +140,7 @@ def evaluate(
     """
     from dataclasses import asdict, replace
 
-    from unseen.catalogue import find_dataset, open_dataset
+    from unseen.catalogue import find_dataset
     from unseen.cli.small import SizeCounter, SmallTargets, describe_protocol, read_areas
     from unseen.data.datasets import Subset
     from unseen.embeddings import TextEmbeddings
@@ -196,12 +198,8 @@ def evaluate(
     source = row.data if row else default_source(segmenter.config)
     if data not in (None, source.name):
         source = Source(data)
-    try:
-        dataset = open_dataset(source.name, split, root=root or source.root)
-    except InputError as error:
-        if row or data or root or split or not segmenter.config.setting:
-            raise
-        raise InputError(f"{error} (the model was trained on it; --data names another)") from None
+    of_training = not (row or data or root or split) and bool(segmenter.config.setting)
+    dataset = _open(source, root, split, of_training=of_training)
     if isinstance(row, Evaluation):  # as published: no class of another data set is unseen
         dataset.vocabulary = replace(dataset.vocabulary, unseen=())
     if count is not None:
@@ -321,6 +319,20 @@ def evaluate(
             Report(results, dataset, scores, records, conditions, sizes), report, force=force
         )
         say(f"report: {report / 'index.html'}")
+
+
+def _open(
+    source: "Source", root: Path | None, split: str | None, *, of_training: bool
+) -> "Dataset":
+    """Open a data set; say where its name comes from if that of the training cannot be opened."""
+    from unseen.catalogue import open_dataset
+
+    try:
+        return open_dataset(source.name, split, root=root or source.root)
+    except InputError as error:
+        if not of_training:
+            raise
+        raise InputError(f"{error} (the model was trained on it; --data names another)") from None
 
 
 def _painter(folder: Path) -> "Callable[[Judged], None]":
