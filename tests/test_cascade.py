@@ -83,15 +83,15 @@ def test_stages_are_the_blocks_outputs_normed_and_projected(clip, encoder):
     if encoder == "prompted":
         model = PromptedEncoder(clip, prompts=2, stages=stages).eval()
         model.prompts.norm.bias.data = torch.randn(24)
-        first, norm = 1 + 2, model.prompts.norm
+        norm = model.prompts.norm
     else:
-        model, first, norm = FrozenEncoder(clip, stages=stages), 1, torch.nn.Identity()
+        model, norm = FrozenEncoder(clip, stages=stages), torch.nn.Identity()
     features = model(torch.rand(2, 3, 24, 40))
     assert len(features.stages) == 3 and features.stages[2] is features.patches
     for s, i in enumerate((0, 2)):
         for y in range(3):
             for x in range(5):
-                token = norm(tapped[i][:, first + 5 * y + x])
+                token = norm(tapped[i][:, 1 + 5 * y + x])
                 projected = stages.norms[s](token) @ stages.proj[s]
                 expected = projected / projected.norm(dim=1, keepdim=True)
                 torch.testing.assert_close(features.stages[s][:, :, y, x], expected)

@@ -6,7 +6,7 @@ from oracles import bilinear, sees
 from unseen.clip import ImageEncoder, VisionConfig
 from unseen.errors import InputError
 from unseen.methods.cliprc import RegionHead, align, cliprc
-from unseen.methods.encoder import PromptedEncoder, region_mask
+from unseen.methods.encoder import PromptedEncoder, region_mask, show_prompts
 from unseen.model import ImageFeatures
 
 DIM = 8
@@ -22,16 +22,18 @@ def clip() -> ImageEncoder:
 
 
 @pytest.mark.parametrize(
-    ("grid", "side", "before"), [((4, 4), 2, 1), ((4, 6), 2, 3), ((5, 7), 3, 2), ((2, 3), 4, 2)]
+    ("grid", "side", "prompts"), [((4, 4), 2, 0), ((4, 6), 2, 2), ((5, 7), 3, 1), ((2, 3), 4, 1)]
 )
-def test_the_mask_is_what_a_loop_over_tokens_allows(grid, side, before):
-    mask = region_mask(grid, side, before)
-    length = before + grid[0] * grid[1] + side**2
-    assert mask.shape == (length, length)
-    for a in range(length):
-        for b in range(length):
+def test_the_mask_is_what_a_loop_over_tokens_allows(grid, side, prompts):
+    mask = show_prompts(region_mask(grid, side), prompts, side**2)
+    before, count = 1 + prompts, grid[0] * grid[1] + side**2
+    assert mask.shape == (1 + count, 1 + count + prompts)
+    # the loop has the prompts after the class token, the mask has them last and in columns only
+    asking = [0, *range(before, before + count)]
+    for row, a in enumerate(asking):
+        for column, b in enumerate([*asking, *range(1, before)]):
             allowed = sees(a, b, grid, side, before)
-            assert mask[a, b].item() == (0.0 if allowed else -torch.inf), (a, b)
+            assert mask[row, column].item() == (0.0 if allowed else -torch.inf), (a, b)
 
 
 @pytest.mark.parametrize("depth", [0, 2])

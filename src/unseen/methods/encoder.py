@@ -46,6 +46,11 @@ class Prompts(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     @property
+    def count(self) -> int:
+        """Number of tokens a block."""
+        return self.shallow.shape[1]
+
+    @property
     def depth(self) -> int:
         """Number of blocks after the first that get fresh prompts."""
         return len(self.deep)
@@ -108,31 +113,37 @@ def as_map(tokens: Float[Tensor, "B L D"], grid: Sequence[int]) -> Float[Tensor,
 
 
 def region_mask(
-    grid: tuple[int, int], side: int, before: int, device: torch.device | None = None
+    grid: tuple[int, int], side: int, device: torch.device | None = None
 ) -> Float[Tensor, "L L"]:
     """Return which tokens attend to which, as 0 or -inf to be added: CLIP-RC's region bridge.
 
-    Region tokens follow the patches. A patch sees the token of its own region, a region token sees
-    the patches of its region and itself; class token and prompts do not see region tokens nor are
-    seen by them. Regions are the cells of a ``side`` × ``side`` grid laid over the patches.
+    Tokens are the class token, patches, regions. A patch sees the token of its own region, a region
+    token sees the patches of its region and itself; the class token does not see region tokens nor
+    is seen by them. Regions are the cells of a ``side`` × ``side`` grid laid over the patches.
 
     Args:
         grid: (height, width) in patches.
         side: regions in a row and in a column.
-        before: tokens before the patches: class token and prompts.
         device: where to.
     """
     rows, columns = (torch.arange(n, device=device) * side // n for n in grid)
     owner = (rows[:, None] * side + columns).flatten()
     member = owner[:, None] == torch.arange(side**2, device=device)  # (h·w, R)
-    regions, patches = side**2, slice(before, before + len(owner))
-    length = before + len(owner) + regions
+    regions, patches = side**2, slice(1, 1 + len(owner))
+    length = 1 + len(owner) + regions
     allowed = torch.zeros(length, length, dtype=torch.bool, device=device)
     allowed[:-regions, :-regions] = True
     allowed[patches, -regions:] = member
     allowed[-regions:, patches] = member.T
     allowed[-regions:, -regions:] = torch.eye(regions, dtype=torch.bool, device=device)
     return torch.zeros(length, length, device=device).masked_fill(~allowed, -torch.inf)
+
+
+def show_prompts(mask: Float[Tensor, "L L"], count: int, regions: int) -> Float[Tensor, "L L2"]:
+    """Add columns for prompts to a ``region_mask``: all tokens but those of regions see them."""
+    seen = mask.new_zeros(len(mask), count)
+    seen[-regions:] = -torch.inf
+    return torch.cat([mask, seen], dim=1)
 
 
 class PromptedEncoder(Encoder):
@@ -192,41 +203,31 @@ class PromptedEncoder(Encoder):
             tokens.append(self.regions.expand(len(image), -1, -1))
         return self.clip.ln_pre(torch.cat(tokens, dim=1)), grid
 
-    def _masks(
-        self, grid: tuple[int, int], device: torch.device
-    ) -> tuple[Float[Tensor, "L L"] | None, Float[Tensor, "L2 L2"] | None]:
-        """Return the masks of blocks without and with prompts, if there are regions."""
-        if self.regions is None:
-            return None, None
-        count = self.prompts.shallow.shape[1]
-        return (
-            region_mask(grid, self.region_side, 1, device),
-            region_mask(grid, self.region_side, 1 + count, device),
-        )
-
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> ImageFeatures:
         """Encode normalised images of any size from one patch up."""
         tokens, grid = self.embed(image)
-        cls, rest = tokens[:, :1], tokens[:, 1:]  # rest: patches, then regions
-        patches = slice(0, grid[0] * grid[1])
-        masks = self._masks(grid, image.device)
+        patches = slice(1, 1 + grid[0] * grid[1])
+        mask = prompted_mask = None
+        if self.regions is not None:
+            mask = region_mask(grid, self.region_side, image.device)
+            prompted_mask = show_prompts(mask, self.prompts.count, self.region_side**2)
         tapped = {}
         for i, block in enumerate(self.clip.transformer.resblocks):
-            prompted = i <= self.prompts.depth
-            front = [cls, self.prompts(i, len(image))] if prompted else [cls]
-            before = sum(part.shape[1] for part in front)
-            tokens = block(torch.cat([*front, rest], dim=1), masks[prompted])
-            # what a block makes of its prompts is dropped: the next one gets fresh ones
-            cls, rest = tokens[:, :1], tokens[:, before:]
+            # what a block makes of its prompts is not used, the next one gets fresh ones: so they
+            # are only attended to
+            if i <= self.prompts.depth:
+                tokens = block(tokens, prompted_mask, self.prompts(i, len(image)))
+            else:
+                tokens = block(tokens, mask)
             if self.stages and i + 1 in self.stages.blocks:
-                tapped[i + 1] = self.prompts.norm(rest[:, patches])
+                tapped[i + 1] = self.prompts.norm(tokens[:, patches])
         # two layer norms in a row; the region tokens skip the first
-        embedded = self.clip.project(self.prompts.norm(torch.cat([cls, rest[:, patches]], dim=1)))
+        embedded = self.clip.project(self.prompts.norm(tokens[:, : patches.stop]))
         dense = as_map(embedded[:, 1:], grid)
         regions = None
         if self.regions is not None:
             side = self.region_side
-            regions = as_map(self.clip.project(rest[:, patches.stop :]), (side, side))
+            regions = as_map(self.clip.project(tokens[:, patches.stop :]), (side, side))
         return ImageFeatures(
             cls=F.normalize(embedded[:, 0], dim=-1),
             patches=dense,
