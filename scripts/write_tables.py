@@ -50,7 +50,6 @@ def list_claims() -> str:
 
 
 PARTS = {
-    "../README.md": {"table": list_reproduction},
     "reproduction.md": {"table": list_reproduction, "claims": list_claims},
     "models.md": {"files": list_files, "commands": list_commands},
     "efficiency.md": {"costs": list_costs},
