@@ -3,10 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from oracles import dice as slow_dice
 from oracles import focal as slow_focal
 
-from unseen.losses import criterion, dice, exclusive, focal, mask_targets
+from unseen import losses
+from unseen.losses import criterion, exclusive, find_present
 
 
 @pytest.fixture
@@ -17,25 +19,41 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return 2 * torch.randn(2, 5, 6, 7), target  # class 4 is nowhere
 
 
-def test_focal_is_the_papers_formula_pixel_by_pixel(batch):
+def test_both_losses_are_the_papers_formulas_pixel_by_pixel(batch):
     logits, target = batch
-    masks, _ = mask_targets(target, 5)
-    assert focal(logits, masks).item() == pytest.approx(slow_focal(logits, target), rel=1e-5)
+    assert not find_present(target, 5)[:, 4].any()
+    terms = criterion(logits, target, focal_weight=1.0, num_pairs=1.0)
+    assert terms["focal"].item() == pytest.approx(slow_focal(logits, target), rel=1e-5)
+    assert terms["dice"].item() == pytest.approx(slow_dice(logits, target), rel=1e-5)
 
 
-def test_dice_counts_only_pairs_that_are_there(batch):
-    logits, target = batch
-    masks, present = mask_targets(target, 5)
-    assert not present[:, 4].any()
-    assert dice(logits, masks, present).item() == pytest.approx(slow_dice(logits, target), rel=1e-5)
+def test_logits_on_the_grid_are_enlarged_first(batch):
+    _, target = batch
+    logits = 2 * torch.randn(2, 5, 3, 4)
+    enlarged = F.interpolate(logits, (6, 7), mode="bilinear", align_corners=False)
+    coarse, fine = criterion(logits, target), criterion(enlarged, target)
+    for name in ("focal", "dice"):
+        assert coarse[name].item() == pytest.approx(fine[name].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["focal", "dice"])
+def test_gradients_are_those_of_finite_differences(batch, name, monkeypatch):
+    _, target = batch
+    logits = torch.randn(2, 5, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z: criterion(z, target)[name], logits)
+    whole = torch.autograd.grad(criterion(logits, target)[name], logits)[0]
+    monkeypatch.setitem(losses._GROUP, "cpu", 1)  # one map at a time
+    torch.testing.assert_close(
+        torch.autograd.grad(criterion(logits, target)[name], logits)[0], whole
+    )
 
 
 def test_ignored_pixels_are_negatives_for_every_class():
     logits = torch.full((1, 2, 4, 4), 3.0)
     everything_ignored = torch.full((1, 4, 4), 255)
-    losses = criterion(logits, everything_ignored)
-    assert losses["dice"] == 0
-    assert losses["focal"].item() == pytest.approx(
+    terms = criterion(logits, everything_ignored)
+    assert terms["dice"] == 0
+    assert terms["focal"].item() == pytest.approx(
         100 * slow_focal(logits, everything_ignored), rel=1e-5
     )
 

@@ -5,53 +5,111 @@ Every class is its own yes-or-no question: sigmoids, no softmax. As in the autho
 marked ``IGNORE`` are *not* left out: they answer "no" for every class, in focal and in dice.
 """
 
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+ALPHA = 0.25
+"""Weight in the focal loss of pixels inside a mask; outside it is the rest to 1."""
+
+_GROUP = {"cpu": 2**18, "cuda": 2**26}  # pixels of maps at a time: what caches hold, what fills
 
 
-class MaskTargets(NamedTuple):
-    """A label map as masks, and which of them are there."""
-
-    masks: Bool[Tensor, "B C H W"]
-    present: Bool[Tensor, "B C"]
-
-
-def mask_targets(target: Integer[Tensor, "B H W"], num_classes: int) -> MaskTargets:
-    """Divide a label map into a mask a class; labels from ``num_classes`` up have none."""
-    masks = target[:, None] == torch.arange(num_classes, device=target.device).view(-1, 1, 1)
-    return MaskTargets(masks, masks.flatten(2).any(dim=2))
+def enlarging(size: int, to: int, like: Tensor) -> Float[Tensor, "to size"]:
+    """Return the matrix that resizes one side bilinearly, corners not aligned."""
+    unit = torch.eye(size, dtype=like.dtype, device=like.device)
+    return F.interpolate(unit[None], to, mode="linear", align_corners=False)[0].T
 
 
 def focal(
-    logits: Float[Tensor, "B C H W"],
-    masks: Bool[Tensor, "B C H W"],
-    *,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
-) -> Float[Tensor, ""]:
-    """Sum over all maps the mean over pixels of -α_t (1 - p_t)^γ log p_t (arXiv 1708.02002, Eq. 5).
+    t: Float[Tensor, "N H W"], alpha: float | Float[Tensor, "N H W"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "N H W"]]:
+    """Sum -α_t (1 - p_t)² log p_t with p_t = σ(t) (arXiv 1708.02002, Eq. 5); also d/dt of it.
 
-    Inside a mask p_t = σ(z) and α_t = ``alpha``; outside p_t = σ(-z) and α_t = 1 - ``alpha``.
+    Args:
+        t: logits inside a mask, logits turned around outside.
+        alpha: α_t.
     """
-    z = torch.where(masks, logits, -logits)  # p_t = σ(z), whatever the side
-    alpha_t = torch.where(masks, alpha, 1 - alpha)
-    return (alpha_t * (-z).sigmoid() ** gamma * F.softplus(-z)).mean(dim=(2, 3)).sum()
+    q = torch.sigmoid(-t)  # 1 - p_t
+    surprise = F.softplus(-t)  # -log p_t
+    weight = q * q * alpha
+    return (weight * surprise).sum(), -weight * (2 * (1 - q) * surprise + q)
 
 
 def dice(
-    logits: Float[Tensor, "B C H W"],
-    masks: Bool[Tensor, "B C H W"],
-    present: Bool[Tensor, "B C"],
-) -> Float[Tensor, ""]:
-    """Sum over the present maps 1 - (2 Σpm + 1) / (Σp + Σm + 1) (arXiv 1606.04797, smoothed)."""
-    p, m = logits[present].sigmoid(), masks[present]  # (pairs, H, W)
-    overlap = 2 * (p * m).sum(dim=(1, 2))
-    total = p.sum(dim=(1, 2)) + m.sum(dim=(1, 2))
-    return (1 - (overlap + 1) / (total + 1)).sum()
+    z: Float[Tensor, "N H W"], masks: Bool[Tensor, "N H W"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "N H W"]]:
+    """Sum 1 - (2 Σpm + 1) / (Σp + Σm + 1) with p = σ(z) (arXiv 1606.04797, smoothed); also d/dz."""
+    p = z.sigmoid()
+    overlap = 2 * (p * masks).sum(dim=(1, 2), keepdim=True) + 1
+    both = p.sum(dim=(1, 2), keepdim=True) + masks.sum(dim=(1, 2), keepdim=True) + 1
+    gradient = p * (1 - p) * (overlap / both - 2 * masks.to(p.dtype)) / both
+    return (1 - overlap / both).sum(), gradient
+
+
+class MaskLosses(torch.autograd.Function):
+    """Focal and dice over all maps of a batch, with gradients on the patch grid.
+
+    Maps are enlarged and judged a few at a time, and their gradient goes back to the grid at once:
+    neither logits nor masks of all classes exist at pixel resolution. Most classes are nowhere in a
+    picture; their maps need no mask.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Float[Tensor, "B C h w"],
+        target: Integer[Tensor, "B H W"],
+        present: Bool[Tensor, "B C"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return the sum over maps of the mean focal loss, and of dice over the present ones."""
+        classes, size = logits.shape[1], target.shape[1] * target.shape[2]
+        maps = logits.detach().flatten(0, 1)
+        maps = maps if maps.dtype == torch.float64 else maps.float()
+        down = enlarging(maps.shape[1], target.shape[1], maps)
+        across = enlarging(maps.shape[2], target.shape[2], maps)
+        by_focal, by_dice = torch.zeros_like(maps), torch.zeros_like(maps)
+        focal_sum, dice_sum = maps.new_zeros(()), maps.new_zeros(())
+        step = max(1, _GROUP.get(maps.device.type, 2**22) // size)
+
+        def shrink(gradient: Tensor) -> Tensor:
+            return down.T @ gradient @ across
+
+        for group in (~present).flatten().nonzero()[:, 0].split(step):
+            total, gradient = focal(-(down @ maps[group] @ across.T), 1 - ALPHA)
+            focal_sum += total / size
+            by_focal[group] = shrink(gradient) / -size
+        for group in present.flatten().nonzero()[:, 0].split(step):
+            z = down @ maps[group] @ across.T
+            masks = target[group // classes] == (group % classes)[:, None, None]
+            sign = 2 * masks.to(z.dtype) - 1
+            total, gradient = focal(sign * z, 0.5 + sign * (ALPHA - 0.5))
+            focal_sum += total / size
+            by_focal[group] = shrink(gradient * sign) / size
+            total, gradient = dice(z, masks)
+            dice_sum += total
+            by_dice[group] = shrink(gradient)
+        ctx.save_for_backward(
+            *(one.view_as(logits).to(logits.dtype) for one in (by_focal, by_dice))
+        )
+        return focal_sum, dice_sum
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *scales: Tensor) -> tuple[Tensor, None, None]:
+        by_focal, by_dice = ctx.saved_tensors
+        return scales[0] * by_focal + scales[1] * by_dice, None, None
+
+
+def find_present(target: Integer[Tensor, "B H W"], num_classes: int) -> Bool[Tensor, "B C"]:
+    """Return which classes each label map shows; labels from ``num_classes`` up are none."""
+    labels = target.flatten(1).clamp(max=num_classes).long()
+    found = torch.zeros(len(target), num_classes + 1, dtype=torch.bool, device=target.device)
+    return found.scatter_(1, labels, True)[:, :num_classes]
 
 
 def criterion(
@@ -72,13 +130,10 @@ def criterion(
         num_pairs: what both terms are divided by: the (image, class) pairs present in the batch, at
             least 1. In a distributed run, pass the mean of the processes' counts.
     """
-    enlarged = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False)
-    masks, present = mask_targets(target, logits.shape[1])
+    present = find_present(target, logits.shape[1])
     pairs = max(present.sum().item() if num_pairs is None else num_pairs, 1.0)
-    return {
-        "focal": focal_weight * focal(enlarged, masks) / pairs,
-        "dice": dice_weight * dice(enlarged, masks, present) / pairs,
-    }
+    focal_sum, dice_sum = MaskLosses.apply(logits, target, present)  # type: ignore[no-untyped-call]
+    return {"focal": focal_weight * focal_sum / pairs, "dice": dice_weight * dice_sum / pairs}
 
 
 def exclusive(
