@@ -91,7 +91,7 @@ def test_every_command_uses_verbs_and_options_that_exist(document):
             verb = arguments.pop(0)
             assert verb in command.commands, call
             command = command.commands[verb]
-        known = {option for p in command.params for option in p.opts}
+        known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
         assert {a for a in arguments if a.startswith("-")} <= known, call
 
 
