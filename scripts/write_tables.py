@@ -7,9 +7,10 @@ python scripts/write_tables.py
 import re
 from pathlib import Path
 
+from unseen.claims import CLAIMS, TABLE
 from unseen.efficiency import compare_costs, describe, measure
 from unseen.published import PUBLISHED, list_files
-from unseen.reproduction import CLAIMS, TABLE, claims_table, load, needed, runs, table
+from unseen.reproduction import claims_table, load, needed, runs, table
 
 DOCS = Path(__file__).parent.parent / "docs"
 COSTED = [

@@ -6,16 +6,11 @@ from pathlib import Path
 import pytest
 
 from unseen import reproduction
+from unseen.claims import CLAIMS, CONTENDERS, SETTINGS, TABLE, Claim, Side
 from unseen.errors import InputError
 from unseen.miniature.world import edition
 from unseen.reproduction import (
-    CLAIMS,
-    CONTENDERS,
-    SETTINGS,
-    TABLE,
-    Claim,
     Run,
-    Side,
     claims_table,
     differences,
     execute_all,

@@ -46,17 +46,8 @@ def reproduce(
     """
     from dataclasses import replace
 
-    from unseen.reproduction import (
-        CLAIMS,
-        TABLE,
-        TOPICS,
-        claims_table,
-        execute_all,
-        load,
-        needed,
-        runs,
-        table,
-    )
+    from unseen.claims import CLAIMS, TABLE, TOPICS
+    from unseen.reproduction import claims_table, execute_all, load, needed, runs, table
 
     names = _words(only) if only else [*TABLE, *TOPICS]
     if strange := [name for name in names if name not in (*TABLE, *TOPICS)]:
