@@ -265,6 +265,7 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["doctor", "checkpoint", "nowhere"], "no file or folder nowhere"),
         (["evaluate", "--clip", "miniature", "--baselines"], "a baseline itself"),
         (["evaluate", "--curve", "--tta"], "--curve goes without"),
+        (["train", "zegclip-miniature-inductive", "loss=sotfmax"], "known are masks, softmax"),
         (["evaluate", "--curve", "--report", "out"], "--curve makes no report"),
         (["evaluate", "--force"], "--force is for --report"),
         (["evaluate", "--report", "."], "is there already: name another folder, or --force"),

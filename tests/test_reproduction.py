@@ -121,6 +121,11 @@ def test_runs_are_carried_out_once_and_again_if_anything_changed(tmp_path: Path)
     assert not told
     assert not load(tmp_path, [replace(run, count=3) for run in listed])
     assert not load(tmp_path, [replace(run, steps=3) for run in listed[1:]])
+    chains = reproduction._chains
+    (chain,) = chains(listed, lambda run: run is not listed[2] and run in results, tmp_path)
+    assert chain == [listed[2]]  # goes on from the half-trained model that is there
+    (chain,) = chains(listed, lambda run: run is listed[0], tmp_path)
+    assert chain == listed[1:]  # that one is of another recipe: it is trained anew
     path = tmp_path / "maskclip.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"world": "another"}))
     assert len(load(tmp_path, listed)) == 2

@@ -18,6 +18,9 @@ from unseen.recipes import VOCABULARY_OF, Source
 from unseen.segmenter import Segmentation, Segmenter, label
 from unseen.vocabulary import IGNORE, Vocabulary
 
+GAMMAS = tuple(i / 20 for i in range(21))
+"""The values of γ that are tried to choose one; 0.1, the published one, is among them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Judged:

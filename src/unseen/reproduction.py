@@ -29,7 +29,7 @@ from unseen.claims import CLAIMS, CONTENDERS, SETTINGS, TABLE, Claim
 from unseen.clip import fingerprint, load_clip
 from unseen.data.datasets import Dataset, Subset
 from unseen.errors import InputError
-from unseen.evaluation import calibration_curve, default_calibration, evaluate
+from unseen.evaluation import GAMMAS, calibration_curve, default_calibration, evaluate
 from unseen.metrics import Scores, markdown, rounded
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import edition
@@ -37,9 +37,6 @@ from unseen.recipes import Recipe, find_recipe, override
 from unseen.segmenter import Segmenter
 from unseen.training import fit
 from unseen.writing import write_text
-
-GAMMAS = tuple(i / 20 for i in range(21))
-"""The values of γ that are tried on validation scenes; 0.1, the published one, is among them."""
 
 
 @cache
@@ -89,9 +86,10 @@ class Run:
     @property
     def origin(self) -> dict[str, Any]:
         """Tell all that its scores depend on, as JSON takes it."""
-        recipe = self.recipe
+        recipe, before = self.recipe, self.start.recipe if self.start else None
         made: dict[str, Any] = {
             "recipe": recipe.record() if recipe else None,
+            "started_from": before.record() if before else None,
             "scenes": {split: len(self.scenes(split)) for split in ("val", "test")},
             **_world(),
         }
@@ -132,7 +130,7 @@ def needed(claims: Sequence[Claim], seeds: Sequence[int]) -> list[Run]:
 
 
 def execute(run: Run, out: Path, *, device: str = "cpu") -> Path:
-    """Train and score a run, or take it from where it lies; return its file.
+    """Train and score a run; return its file.
 
     Args:
         run: what to train.
@@ -227,7 +225,7 @@ def _chains(listed: Sequence[Run], done: Callable[[Run], bool], out: Path) -> li
             chains[run] = [run]
         elif start in chains:
             chains[start].append(run)
-        elif (out / "models" / f"{start.name}-halfway").exists():
+        elif done(start) and (out / "models" / f"{start.name}-halfway").exists():
             chains[run] = [run]
         else:
             chains[start] = [start, run]

@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from unseen.recipes import Source
     from unseen.segmenter import Segmenter
 
-GAMMAS = [i / 20 for i in range(21)]
-"""The values of γ that ``--curve`` tries."""
-
 
 def evaluate(
     scored: Annotated[
@@ -145,6 +142,7 @@ def evaluate(
     from unseen.data.datasets import Subset
     from unseen.embeddings import TextEmbeddings
     from unseen.evaluation import (
+        GAMMAS,
         calibration_curve,
         default_calibration,
         default_source,
