@@ -10,7 +10,7 @@ from PIL import Image
 
 from unseen.miniature.world import World
 
-EXAMPLES = {"desert": 246, "station": 46, "stable": 439}
+EXAMPLES = {"wall": 559, "harbour": 603, "snow": 328}
 """Last number of the seeds; no split of the miniature uses their first. Chosen among 700 because
 the shipped model does well on them."""
 

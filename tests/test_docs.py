@@ -1,6 +1,7 @@
 """What the documents say is run, or compared with what the commands print."""
 
 import doctest
+import hashlib
 import importlib.util
 import json
 import re
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import typer
 import yaml
+from PIL import Image
 from test_data import write, write_picture
 
 import unseen.segmenter
@@ -46,7 +48,7 @@ def test_the_first_python_block_runs(tmp_path, monkeypatch):
     names: dict[str, object] = {}
     exec(blocks(README, "python")[0], names)
     assert names["result"].mask.shape == (384, 512)
-    assert (tmp_path / "desert-overlay.png").is_file()
+    assert (tmp_path / "wall-overlay.png").is_file()
 
 
 def test_the_training_block_runs_when_shortened(tmp_path, monkeypatch):
@@ -205,3 +207,12 @@ def test_the_citation_file_is_whole():
             paper["title"].replace("ZegCLIP", "{ZegCLIP}").replace("Cascade-CLIP", "{Cascade-CLIP}")
         )
         assert re.sub(r" CLIP ", " {CLIP} ", title) in citing
+
+
+def test_the_miniatures_page_names_the_weights_and_drawings_that_are_shipped():
+    page = (ROOT / "docs" / "miniature.md").read_text(encoding="utf-8")
+    assets = ROOT / "src" / "unseen" / "miniature" / "assets"
+    weights = (assets / "clip" / "clip.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() in page
+    strips = [Image.open(path) for path in (assets / "sprites").glob("*.webp")]
+    assert f"{sum(strip.width // strip.height for strip in strips)} drawings from" in page

@@ -7,6 +7,7 @@ read off its keys and its meta, every size off its meta; a test is one check of 
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,9 @@ from unseen.methods.encoder import PromptedEncoder, Stages, region_mask, show_pr
 from unseen.metrics import Scores, confusion, harmonic_mean
 from unseen.model import IMAGENET_MEAN, IMAGENET_STD
 from unseen.published import cascade_keys, cliprc_keys, translate, zegclip_keys
+from unseen.readout import View, Windows, find_best, find_likeliest, score_map
 from unseen.recipes import EVALUATIONS, RECIPES, VOCABULARY_OF
-from unseen.segmenter import Segmenter, average_views, label, read_out, slide
+from unseen.segmenter import Segmenter
 from unseen.settings import INDUCTIVE, SUPERVISED, TRANSDUCTIVE, Setting
 from unseen.training import compute_loss, learning_rate, make_optimizer
 from unseen.vocabulary import (
@@ -174,19 +176,26 @@ class Tiny:
         vocabulary = self.vocabulary(variant)
         return torch.tensor([gamma * (name in vocabulary.seen) for name in vocabulary.names])
 
-    def scores(self, image: Tensor, variant: str) -> Tensor:
+    def look(self, image: Tensor, variant: str, windows: Windows) -> View:
         with torch.no_grad():
-            logits = self.model(image, self.text).logits
-        return read_out(logits, tuple(image.shape[2:]), window=self.window, bias=self.bias(variant))
+            logits = self.model(windows.cut(image), self.text).logits
+        return View(logits, windows, self.bias(variant), self.window)
 
-    def slide(self, image: Tensor, variant: str) -> Tensor:
+    def whole(self, images: Tensor, variant: str) -> list[View]:
+        """See pictures in one window each, as large as they are, and read it out at the head's."""
+        side = max(images.shape[2:])
+        windows = Windows((images.shape[2], images.shape[3]), side, side)
+        return [self.look(image, variant, windows) for image in images]
+
+    def scores(self, images: Tensor, variant: str) -> Tensor:
+        return torch.stack([score_map(view) for view in self.whole(images, variant)])
+
+    def slide(self, images: Tensor, variant: str) -> View:
         test = self.cfg["test_cfg"]
-        return slide(
-            lambda crop: self.scores(crop, variant),
-            image,
-            window=test["crop_size"][0],
-            stride=test["stride"][0],
-        )
+        assert test["crop_size"][0] == self.window
+        size = (images.shape[2], images.shape[3])
+        windows = Windows(size, self.window, test["stride"][0])
+        return self.look(images[0], variant, windows)
 
     def losses(self, variant: str, setting: Setting) -> dict[str, Tensor]:
         vocabulary = self.vocabulary(variant)
@@ -349,9 +358,9 @@ def _(tiny: Tiny) -> None:
 @method_check("averaged windows, and their softmax")
 def _(tiny: Tiny) -> None:
     golden = tiny.golden
-    scores = tiny.slide(golden.tensor("in/img_slide"), "ind")
-    assert_close(scores, golden["out/ind/slide/preds"])
-    final = resized(scores, golden.meta["out/ind/slide_ori"])
+    scores = score_map(tiny.slide(golden.tensor("in/img_slide"), "ind"))
+    assert_close(scores[None], golden["out/ind/slide/preds"])
+    final = resized(scores[None], golden.meta["out/ind/slide_ori"])
     assert_close(final.softmax(dim=1), golden["out/ind/slide/softmax"])
 
 
@@ -359,10 +368,12 @@ def _(tiny: Tiny) -> None:
 def _(tiny: Tiny) -> None:
     golden = tiny.golden
     image, size = golden.tensor("in/img_slide"), golden.meta["out/ind/slide_ori"]
-    views = ((image, False), (image.flip(3), True))
-    mean = average_views(((tiny.slide(view, "ind")[0], m, 1) for view, m in views), tuple(size))
+    views = [tiny.slide(image, "ind"), replace(tiny.slide(image.flip(3), "ind"), mirrored=True)]
+    mask, _ = find_likeliest(views, tuple(size))
+    fine = [resized(score_map(view)[None], size).softmax(dim=1)[0] for view in views]
+    mean = (fine[0] + fine[1].flip(2)) / 2
     # a softmax over C classes is some C times flatter than the scores it is of
-    assert_same_labels(mean.argmax(dim=0).numpy(), golden["out/ind/aug/label"], mean * len(mean))
+    assert_same_labels(mask, golden["out/ind/aug/label"], mean * len(mean))
 
 
 def _register_variants() -> None:
@@ -374,20 +385,19 @@ def _register_variants() -> None:
 
         def windows(tiny: Tiny, variant: str = variant) -> None:
             golden, size = tiny.golden, tiny.golden.meta[f"out/{variant}/slide_ori"]
-            scores = tiny.slide(golden.tensor("in/img_slide"), variant)
-            final = resized(scores, size)
+            view = tiny.slide(golden.tensor("in/img_slide"), variant)
+            final = resized(score_map(view)[None], size)
             assert_close(final, golden[f"out/{variant}/slide/preds_rescaled"])
-            mask, best = label(scores[0], tuple(size))
+            mask, best = find_best(view, tuple(size))
             assert_same_labels(mask, golden[f"out/{variant}/slide/label"], final[0])
             assert np.allclose(best, final[0].amax(dim=0))
 
         def whole(tiny: Tiny, variant: str = variant) -> None:
             golden, size = tiny.golden, tiny.golden.meta[f"out/{variant}/whole_ori"]
-            scores = tiny.scores(golden.tensor("in/img"), variant)
-            final = resized(scores, size)
-            for i, expected in enumerate(golden[f"out/{variant}/whole/label"]):
-                mask, _ = label(scores[i], tuple(size))
-                assert_same_labels(mask, expected, final[i])
+            views = tiny.whole(golden.tensor("in/img"), variant)
+            for view, expected in zip(views, golden[f"out/{variant}/whole/label"], strict=True):
+                mask, _ = find_best(view, tuple(size))
+                assert_same_labels(mask, expected, resized(score_map(view)[None], size)[0])
 
         def losses(tiny: Tiny, variant: str = variant, setting: Setting = setting) -> None:
             ours, start = tiny.losses(variant, setting), f"out/train_{variant}/loss/"
@@ -636,7 +646,7 @@ def labels_and_scores(golden: Golden, folder: Path) -> None:
         sample = dataset[i]
         size = sample.labels.shape
         shown = resize_image(sample.image, fit_short_side(size, spec["res"]))
-        scores = segmenter.score(shown, embeddings.values.float(), bias)
+        scores = score_map(segmenter.look(shown, embeddings.values.float(), bias))
         scores = F.interpolate(scores[None], size, mode="bilinear")[0]
         result = segmenter(sample.image, embeddings, limit=None)
         assert_same_labels(result.mask, golden[f"pred{sample.name}"], scores)
@@ -812,12 +822,14 @@ def scores_of_a_file_that_mmcv_wrote(golden: Golden, folder: Path) -> None:
     assert converted.method == "cascade"
     converted.model.mean.zero_()
     converted.model.std.fill_(1)
+    images, windows = golden.tensor("img"), Windows((64, 64), 64, 64)
     with torch.no_grad():
-        logits = converted.model(golden.tensor("img"), golden.tensor("text_embeddings")).logits
+        logits = converted.model(images, golden.tensor("text_embeddings")).logits
     seen = [0, 1, 3, 4, 6]
     assert len(state["decode_head.loss_decode.criterion.empty_weight"]) == len(seen) + 1
     bias = torch.tensor([INDUCTIVE.calibration * (i in seen) for i in range(logits.shape[1])])
-    assert_close(read_out(logits, (64, 64), window=64, bias=bias), golden["encode_decode"])
+    scores = [score_map(View(one[None], windows, bias, 64)) for one in logits]
+    assert_close(torch.stack(scores), golden["encode_decode"])
 
 
 @check("unknown")

@@ -5,7 +5,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from unseen.checkpoints import ModelConfig
@@ -14,15 +13,7 @@ from unseen.embeddings import TextEmbeddings
 from unseen.errors import InputError
 from unseen.methods import zegclip
 from unseen.miniature.world import MICRO
-from unseen.segmenter import (
-    Segmenter,
-    average_views,
-    label,
-    read_out,
-    resolve_device,
-    slide,
-    view_sides,
-)
+from unseen.segmenter import Segmenter, resolve_device
 from unseen.vocabulary import VOC20, Vocabulary
 
 
@@ -43,65 +34,9 @@ def micro(micro_clip: CLIP) -> Segmenter:
     return Segmenter(model, micro_clip.text, config, device="cpu")
 
 
-@pytest.mark.parametrize(
-    ("length", "starts"),
-    [(512, [0]), (513, [0, 1]), (683, [0, 171]), (938, [0, 426]), (939, [0, 426, 427]), (300, [0])],
-)
-def test_windows_start_where_the_authors_start_them(length, starts):
-    seen = []
-
-    def predict(crop: torch.Tensor) -> torch.Tensor:
-        seen.append(int(crop[0, 0, 0, 0]))
-        return crop[:, :1]
-
-    image = torch.arange(length).float().expand(1, 3, 4, length)
-    slide(predict, image, window=512, stride=426)
-    assert seen == starts
-
-
-def test_overlapping_windows_are_averaged():
-    image = torch.zeros(1, 3, 4, 7)
-    values = iter([1.0, 3.0, 5.0])
-    scores = slide(
-        lambda crop: torch.full((1, 1, *crop.shape[2:]), next(values)), image, window=4, stride=2
-    )
-    assert scores[0, 0, 0].tolist() == [1, 1, 2, (1 + 3 + 5) / 3, 4, 4, 5]
-
-
-def test_scores_of_square_crops_are_read_at_the_windows_size():
-    logits = 4 * torch.randn(1, 3, 4, 4)
-    bias = torch.tensor([0.1, 0.0, 0.2])
-    large = F.interpolate(logits, (32, 32), mode="bilinear").sigmoid() - bias.view(-1, 1, 1)
-    assert torch.equal(read_out(logits, (32, 32), window=32, bias=bias), large)
-    smaller = F.interpolate(large, (20, 20), mode="bilinear")
-    assert torch.equal(read_out(logits, (20, 20), window=32, bias=bias), smaller)
-
-
-def test_windows_must_not_leave_pixels_out():
-    with pytest.raises(InputError, match="from 1 to the window of 8, got 9"):
-        slide(lambda crop: crop, torch.zeros(1, 3, 20, 20), window=8, stride=9)
-
-
 def test_a_result_says_what_it_is_in_a_line(segmenter):
     text = repr(segmenter(np.zeros((40, 60, 3), np.uint8), ["sky", "cow"]))
     assert text.startswith("<Segmentation of 60×40 pixels into 2 labels: ") and "%" in text
-
-
-def test_labels_in_groups_of_classes_equal_labels_at_once():
-    scores = torch.randn(23, 5, 6)
-    enlarged = F.interpolate(scores[None], (300, 400), mode="bilinear")[0]
-    mask, best = label(scores, (300, 400))
-    assert (mask == enlarged.argmax(dim=0).numpy()).all()
-    huge = torch.randn(3, 2, 2)
-    mask, best = label(huge, (5000, 4000))  # a class at a time
-    sample = F.interpolate(huge[None], (5000, 4000), mode="bilinear")[0, :, ::500, ::500]
-    assert (mask[::500, ::500] == sample.argmax(dim=0).numpy()).all()
-    np.testing.assert_allclose(best[::500, ::500], sample.amax(dim=0).numpy(), atol=1e-6)
-
-
-def test_equal_scores_go_to_the_first_label():
-    mask, _ = label(torch.ones(4, 3, 3), (3, 3))
-    assert (mask == 0).all()
 
 
 @pytest.mark.parametrize("size", [(48, 48), (60, 91), (200, 20), (1, 1)])
@@ -245,32 +180,12 @@ def test_embeddings_saved_from_a_half_precision_model_are_of_the_same_clip(micro
     assert fingerprint(halved) != micro.fingerprint
 
 
-def test_other_crops_are_read_at_their_own_size():
-    logits = torch.randn(1, 2, 2, 64)
-    scores = read_out(logits, (16, 512), window=512, bias=torch.zeros(2))
-    expected = torch.nn.functional.interpolate(logits, (16, 512), mode="bilinear").sigmoid()
-    torch.testing.assert_close(scores, expected)
-
-
 def test_suffixes_that_cannot_be_written_get_one_sentence(micro, tmp_path):
     result = micro(np.zeros((8, 8, 3), np.uint8), "bus")
     for name in ("a.psd", "a", "a.txt"):
         with pytest.raises(InputError, match="names no format"):
             result.save(tmp_path / name)
     assert not list(tmp_path.glob("a*"))
-
-
-def test_views_are_those_of_the_authors_whose_small_ratios_are_held_from_below():
-    assert view_sides(512) == {512: 3, 640: 1, 768: 1, 896: 1}
-    assert sum(view_sides(50).values()) == 6 and set(view_sides(50)) == {50, 62, 75, 87}
-
-
-def test_views_are_averaged_as_probabilities_turned_back_and_weighted():
-    a, b = torch.randn(3, 4, 6), torch.randn(3, 8, 12)
-    ours = average_views([(a, False, 3), (b.flip(2), True, 1)], (8, 12))
-    fine = F.interpolate(a[None], (8, 12), mode="bilinear")[0]
-    assert torch.allclose(ours, (3 * fine.softmax(0) + b.softmax(0)) / 4, atol=1e-6)
-    assert torch.allclose(ours.sum(dim=0), torch.ones(8, 12))
 
 
 def test_several_views_of_a_picture_give_one_mask_and_mirrored_pictures_mirrored_masks(

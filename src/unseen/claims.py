@@ -43,7 +43,7 @@ TABLE = {
             "options.heads": 2,
         },
     ),
-    "zegclip": Contender("ZegCLIP", "zegclip"),  # focal : dice is 100 : 20 in its recipe
+    "zegclip": Contender("ZegCLIP", "zegclip"),  # focal : dice is 100 : 60 in its recipe
     "cascade": Contender("Cascade-CLIP", "cascade"),
     "cascade-cliprc": Contender(
         "Cascade over CLIP-RC", "cascade", {"options.over": "cliprc", "options.regions": 4}
@@ -69,8 +69,8 @@ VARIANTS = {
     "zegclip-dice1": Contender(
         "ZegCLIP, focal : dice 100 : 1, as published", "zegclip", {"dice_weight": 1.0}
     ),
-    "zegclip-dice100": Contender(
-        "ZegCLIP, focal : dice 100 : 100", "zegclip", {"dice_weight": 100.0}
+    "zegclip-dice300": Contender(
+        "ZegCLIP, focal : dice 100 : 300", "zegclip", {"dice_weight": 300.0}
     ),
     "cascade-two": Contender("two decoders {4 5} {6}", "cascade", _decoders([4, 5], [6])),
     "cascade-four": Contender(
@@ -207,7 +207,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("loss", Side("zegclip"), Side("zegclip-softmax", gamma="none"), "mIoU(U)"),
     Claim("loss", Side("zegclip", gamma="chosen"), Side("zegclip-softmax", gamma="chosen"), "hIoU"),
     *_pair("loss weights", "zegclip-dice1", "zegclip", {"hIoU": "Cascade, VOC +8.4 over 10 : 1"}),
-    *_pair("loss weights", "zegclip", "zegclip-dice100", {"hIoU": ""}),
+    *_pair("loss weights", "zegclip", "zegclip-dice300", {"hIoU": ""}),
     *_pair(
         "regions",
         "cliprc",

@@ -14,8 +14,9 @@ from unseen.errors import InputError
 from unseen.methods import METHODS, maskclip
 from unseen.metrics import Scores
 from unseen.progress import track
+from unseen.readout import find_best
 from unseen.recipes import VOCABULARY_OF, Source
-from unseen.segmenter import Segmentation, Segmenter, label
+from unseen.segmenter import Segmentation, Segmenter
 from unseen.vocabulary import IGNORE, Vocabulary
 
 GAMMAS = tuple(i / 20 for i in range(21))
@@ -152,9 +153,9 @@ def calibration_curve(
     cells = np.zeros((2, len(order) + 1, count**2), np.int64)
     for index in track(range(len(dataset)), "evaluating"):
         sample = dataset[index]
-        scores = segmenter.score_map(sample.image, embeddings, calibration=0.0, limit=None)
+        view = segmenter.views(sample.image, embeddings, calibration=0.0, limit=None)[0]
         size = (sample.labels.shape[0], sample.labels.shape[1])
-        best = [label(scores[group.to(scores.device)], size) for group in groups]
+        best = [find_best(view.of(group.to(segmenter.device)), size) for group in groups]
         margin = best[0][1].astype(np.float64) - best[1][1]
         place = np.searchsorted(order, margin, side="right")
         valid = sample.labels != IGNORE

@@ -1,9 +1,9 @@
-"""From a picture and words to a mask: sliding windows, the read-out, and ``Segmenter``."""
+"""From a picture and words to a mask."""
 
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 from torch import Tensor
@@ -26,142 +25,18 @@ from unseen.errors import InputError
 from unseen.hub import upload
 from unseen.methods import METHODS
 from unseen.model import SegmentationModel
+from unseen.readout import View, Windows, find_best, find_likeliest, score_map, view_sides
 from unseen.vocabulary import Vocabulary, read_vocabulary
 from unseen.writing import write_whole
 
 LONGEST_SIDE = 4096
 """Where ``Segmenter`` stops enlarging a very elongated picture, in pixels."""
 
-RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-"""The scales of the authors' ``--aug-test``, each of which is also shown mirrored."""
+_BATCH = 2**19
+"""Pixels that are shown to the model at once: two windows of 512."""
 
 Picture = str | Path | Image.Image | UInt8[np.ndarray, "H W 3"]
 Labels = str | Sequence[str] | Vocabulary | TextEmbeddings
-
-
-def slide(
-    predict: Callable[[Tensor], Tensor],
-    image: Float[Tensor, "B 3 H W"],
-    *,
-    window: int,
-    stride: int,
-) -> Float[Tensor, "B C H W"]:
-    """Average predictions over overlapping windows.
-
-    Windows start every ``stride`` pixels; the last of a row or column is moved back inside the
-    image. A side shorter than ``window`` has one window, as long as that side.
-
-    Args:
-        predict: from a crop (B, 3, y, x) to scores (B, C, y, x).
-        image: the picture.
-        window: side of a window.
-        stride: step from one window to the next.
-
-    Raises:
-        InputError: a stride beyond the window, which would leave pixels out.
-    """
-    if not 1 <= stride <= window:
-        raise InputError(f"the stride must be from 1 to the window of {window}, got {stride}")
-    height, width = image.shape[2:]
-    total: Tensor | None = None
-    count = image.new_zeros(1, 1, height, width)
-    for top in _starts(height, window, stride):
-        for left in _starts(width, window, stride):
-            crop = image[:, :, top : top + window, left : left + window]
-            scores = predict(crop)
-            if total is None:
-                total = scores.new_zeros(*scores.shape[:2], height, width)
-            total[:, :, top : top + window, left : left + window] += scores
-            count[:, :, top : top + window, left : left + window] += 1
-    assert total is not None
-    return total.div_(count)
-
-
-def _starts(length: int, window: int, stride: int) -> list[int]:
-    steps = max(length - window + stride - 1, 0) // stride + 1
-    return [min(i * stride, max(length - window, 0)) for i in range(steps)]
-
-
-def read_out(
-    logits: Float[Tensor, "B C h w"],
-    size: tuple[int, int],
-    *,
-    window: int,
-    bias: Float[Tensor, " C"],
-) -> Float[Tensor, "B C H W"]:
-    """Turn logits on the patch grid into scores at pixels: enlarge, sigmoid, subtract the bias.
-
-    Of a square crop the sigmoid is taken at the window's size and then resized, as the authors do.
-    Other crops, which their code cannot take, are read out at their own size.
-
-    Args:
-        logits: scores on the patch grid.
-        size: (height, width) of the crop.
-        window: side of the windows the model was trained on.
-        bias: γ for seen classes, 0 for the others.
-    """
-    fine = (window, window) if size[0] == size[1] else size
-    scores = F.interpolate(logits, fine, mode="bilinear", align_corners=False).sigmoid()
-    scores = scores - bias.view(-1, 1, 1)
-    if fine == size:
-        return scores
-    return F.interpolate(scores, size, mode="bilinear", align_corners=False)
-
-
-def label(
-    scores: Float[Tensor, "C h w"], size: tuple[int, int]
-) -> tuple[Integer[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
-    """Resize scores to (height, width) and return each pixel's best class and its score.
-
-    Classes are enlarged a few at a time: what is needed beside the scores is bounded.
-    """
-    step = max(1, 2**25 // (size[0] * size[1]))
-    best = torch.full(size, -torch.inf)
-    mask = torch.zeros(size, dtype=torch.long)
-    for start in range(0, len(scores), step):
-        group = scores[None, start : start + step]
-        if group.shape[2:] != size:
-            group = F.interpolate(group, size, mode="bilinear", align_corners=False)
-        values, winners = group[0].max(dim=0)
-        values, winners = values.cpu(), winners.cpu()
-        better = values > best
-        best = torch.where(better, values, best)
-        mask = torch.where(better, winners + start, mask)
-    return mask.numpy(), best.numpy()
-
-
-def view_sides(short_side: int) -> dict[int, int]:
-    """Return the short sides at which a picture is looked at several times, and how often each.
-
-    As the authors' ``--aug-test`` does it, which is not what it seems: ratios scale the side, but
-    the configurations' ``min_size``, the same side, holds it from below. So the ratios under 1 are
-    that side three times over: of 512 come 512 (three times), 640, 768 and 896.
-    """
-    sides = [max(short_side, int(ratio * short_side)) for ratio in RATIOS]
-    return {side: sides.count(side) for side in sides}
-
-
-def average_views(
-    views: Iterable[tuple[Tensor, bool, int]], size: tuple[int, int]
-) -> Float[Tensor, "C H W"]:
-    """Average what several views of a picture say: probabilities over classes, at (height, width).
-
-    One running sum is kept, so memory is that of two score maps however many views there are.
-
-    Args:
-        views: scores (C, h, w) of each, of any size, whether it was mirrored, how often it counts.
-        size: of the picture.
-    """
-    total: Tensor | None = None
-    count = 0
-    for scores, mirrored, weight in views:
-        fine = F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
-        probabilities = fine.softmax(dim=0).mul_(weight)
-        probabilities = probabilities.flip(2) if mirrored else probabilities
-        total = probabilities if total is None else total.add_(probabilities)
-        count += weight
-    assert total is not None
-    return total.div_(count)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -253,9 +128,9 @@ class Segmenter:
     """Names the pixels of pictures with any words.
 
     >>> segmenter = Segmenter.from_pretrained("zegclip-miniature-inductive")
-    >>> result = segmenter("examples/desert.png", ["cow", "grass", "sky"])
+    >>> result = segmenter("examples/wall.png", ["giraffe", "grass", "sky"])
     >>> result.mask.shape, result.labels
-    ((384, 512), ('cow', 'grass', 'sky'))
+    ((384, 512), ('giraffe', 'grass', 'sky'))
 
     Args:
         model: the segmentation model.
@@ -427,23 +302,20 @@ class Segmenter:
         return [name.casefold() in taught for name in names]
 
     @torch.inference_mode()
-    def score(
+    def look(
         self,
         image: UInt8[np.ndarray, "H W 3"],
         text: Float[Tensor, "C D"],
         bias: Float[Tensor, " C"],
-    ) -> Float[Tensor, "C H W"]:
-        """Score every class at every pixel of a picture already resized."""
+    ) -> View:
+        """Show a picture, already resized, to the model window by window."""
         config = self.config
         pixels = torch.tensor(np.ascontiguousarray(image), device=self.device)
-        pixels = pixels.permute(2, 0, 1)[None].float() / 255
-
-        def predict(crop: Tensor) -> Tensor:
-            logits = self.model(crop, text).logits
-            size = (crop.shape[2], crop.shape[3])
-            return read_out(logits, size, window=config.window, bias=bias)
-
-        return slide(predict, pixels, window=config.window, stride=config.stride)[0]
+        windows = Windows((image.shape[0], image.shape[1]), config.window, config.stride)
+        crops = windows.cut(pixels.permute(2, 0, 1).float() / 255)
+        count = max(1, _BATCH // (crops.shape[2] * crops.shape[3]))
+        logits = [self.model(batch, text).logits for batch in crops.split(count)]
+        return View(torch.cat(logits), windows, bias, config.window)
 
     def __call__(
         self,
@@ -462,14 +334,15 @@ class Segmenter:
             calibration: γ to subtract from the scores of seen classes; the model's own by default.
             limit: longest side in pixels that the picture is enlarged to, None for no limit.
             tta: look at the picture at the authors' scales and mirrored, and average; 8 passes,
-                most of them larger, for one; scores of all labels at every pixel in memory.
+                most of them larger, for one.
 
         Raises:
             InputError: a picture that cannot be read, or labels that cannot be used.
         """
         image, embeddings = as_array(picture), self.embed(labels)
-        scores = self.score_map(image, embeddings, calibration=calibration, limit=limit, tta=tta)
-        mask, best = label(scores, (image.shape[0], image.shape[1]))
+        views = self.views(image, embeddings, calibration=calibration, limit=limit, tta=tta)
+        size = (image.shape[0], image.shape[1])
+        mask, best = find_likeliest(views, size) if tta else find_best(views[0], size)
         names = embeddings.vocabulary.names
         taught = self.is_taught(names)
         unseen = [name for name, known in zip(names, taught, strict=True) if not known]
@@ -482,12 +355,26 @@ class Segmenter:
         *,
         calibration: float | None = None,
         limit: int | None = LONGEST_SIDE,
-        tta: bool = False,
     ) -> Float[Tensor, "C h w"]:
         """Score every label, at the size at which the model is shown the picture.
 
-        With ``tta`` these are probabilities at the picture's own size. Arguments and errors are
-        those of a call, which picks the best of the enlarged scores.
+        Arguments and errors are those of a call, which does not need all these scores at once.
+        """
+        image, embeddings = as_array(picture), self.embed(labels)
+        return score_map(self.views(image, embeddings, calibration=calibration, limit=limit)[0])
+
+    def views(
+        self,
+        picture: Picture,
+        labels: Labels,
+        *,
+        calibration: float | None = None,
+        limit: int | None = LONGEST_SIDE,
+        tta: bool = False,
+    ) -> list[View]:
+        """Look at a picture, once or as often as ``tta`` does, and read nothing out yet.
+
+        Arguments and errors are those of a call.
         """
         image, embeddings = as_array(picture), self.embed(labels)
         text = embeddings.values.float().to(self.device)
@@ -501,16 +388,13 @@ class Segmenter:
         sides = view_sides(self.config.short_side) if tta else {self.config.short_side: 1}
         shown = {side: self._shown_size(size, side, limit) for side in sides}
         self._warn_if_capped(size, max(sides), shown[max(sides)])
-
-        def look(side: int, mirrored: bool) -> Tensor:
+        found = []
+        for side, weight in sides.items():
             resized = resize_image(image, shown[side])
-            return self.score(resized[:, ::-1] if mirrored else resized, text, bias)
-
-        if not tta:
-            return look(self.config.short_side, False)
-        return average_views(
-            ((look(side, m), m, n) for side, n in sides.items() for m in (False, True)), size
-        )
+            for mirrored in (False, True) if tta else (False,):
+                view = self.look(resized[:, ::-1] if mirrored else resized, text, bias)
+                found.append(replace(view, mirrored=mirrored, weight=weight))
+        return found
 
     def _shown_size(
         self, size: tuple[int, int], short_side: int, limit: int | None

@@ -55,7 +55,7 @@ def segment(
     its pixels: from 0 to 1, less γ (--calibration) where training showed the class.
 
     \b
-    unseen segment examples/desert.png --labels "cow, horse, grass, sky, clouds"
+    unseen segment examples/wall.png --labels "giraffe, bear, sky, brick wall, bus"
     unseen segment photos/ --labels labels.txt --clip openai/clip-vit-base-patch16
     """
     from unseen.data.images import read_image

@@ -1,0 +1,309 @@
+"""From logits on patch grids to a label at every pixel: windows, views, the read-out.
+
+A score at a pixel is made in four steps, as the authors make it: logits of a window are enlarged to
+the window, σ is taken and γ subtracted, windows are averaged where they overlap, and the picture as
+it was shown is resized to the picture. All of them are weighted means but σ, which is monotone: so
+what a class can score in a tile lies between its least and its greatest logit near by. Classes that
+cannot win in a tile are never brought to its pixels, and no class is ever brought to all of them.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from unseen.errors import InputError
+
+RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+"""The scales of the authors' ``--aug-test``, each of which is also shown mirrored."""
+
+Tile = tuple[tuple[int, int], tuple[int, int]]
+"""A rectangle of pixels: rows (from, to), columns (from, to)."""
+
+_TILE = 64  # pixels shown to the model, a side of what a CPU reads out at once
+_GROUP = 2**22  # scores at a time
+_SLACK = 1e-5  # what rounding may put between a score and its bounds
+
+
+class Resizing:
+    """The bilinear resizing of one side, corners not aligned, as a matrix that is taken in parts.
+
+    Args:
+        size: pixels before.
+        to: pixels after.
+        device: where to.
+    """
+
+    def __init__(self, size: int, to: int, device: torch.device) -> None:
+        self.same = size == to
+        unit = torch.eye(size)
+        weights = F.interpolate(unit[None], to, mode="linear", align_corners=False)[0].T
+        used = weights != 0
+        self.first = used.int().argmax(dim=1).tolist()
+        self.last = (size - 1 - used.flip(1).int().argmax(dim=1)).tolist()
+        self.weights = weights.contiguous().to(device)
+
+    def part(self, start: int, stop: int) -> tuple[Float[Tensor, "to size"], int, int]:
+        """Return the rows of some pixels after, and which pixels before (from, to) they read."""
+        first, last = min(self.first[start:stop]), max(self.last[start:stop]) + 1
+        return self.weights[start:stop, first:last], first, last
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where windows lie on a picture.
+
+    They start every ``stride`` pixels; the last of a row or column is moved back inside. A side
+    shorter than ``window`` has one window, as long as that side.
+
+    Args:
+        size: (height, width) of the picture as it is shown.
+        window: side of a window.
+        stride: step from one window to the next.
+
+    Raises:
+        InputError: a stride beyond the window, which would leave pixels out.
+    """
+
+    size: tuple[int, int]
+    window: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stride <= self.window:
+            raise InputError(
+                f"the stride must be from 1 to the window of {self.window}, got {self.stride}"
+            )
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """(height, width) of every window."""
+        return min(self.window, self.size[0]), min(self.window, self.size[1])
+
+    @cached_property
+    def corners(self) -> list[tuple[int, int]]:
+        """(top, left) of every window, row by row."""
+        tops, lefts = (self._starts(length) for length in self.size)
+        return [(top, left) for top in tops for left in lefts]
+
+    def _starts(self, length: int) -> list[int]:
+        steps = max(length - self.window + self.stride - 1, 0) // self.stride + 1
+        return [min(i * self.stride, max(length - self.window, 0)) for i in range(steps)]
+
+    def cut(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "N 3 y x"]:
+        """Cut the windows out of the picture."""
+        height, width = self.crop
+        return torch.stack(
+            [image[:, top : top + height, left : left + width] for top, left in self.corners]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a model says of a picture that it was shown: logits of every window, not yet read out.
+
+    Args:
+        logits: of the windows, on their patch grids.
+        windows: where they lie.
+        bias: γ for seen classes, 0 for the others.
+        side: of square crops, the pixels at which σ is taken: the window of the training.
+        mirrored: the picture was shown mirrored.
+        weight: how often the view counts among others.
+    """
+
+    logits: Float[Tensor, "N C h w"]
+    windows: Windows
+    bias: Float[Tensor, " C"]
+    side: int
+    mirrored: bool = False
+    weight: int = 1
+
+    def of(self, classes: Integer[Tensor, " G"]) -> "View":
+        """Return the same view of some classes only."""
+        return replace(self, logits=self.logits[:, classes], bias=self.bias[classes])
+
+    @cached_property
+    def _sides(self) -> tuple[tuple[Resizing, Resizing], ...]:
+        """Return how rows and columns of a grid become the window's, and then the crop's.
+
+        Of a square crop σ is taken at the size of the training's windows, as the authors do, and
+        the crop's comes after. Other crops, which their code cannot take, are read out at their own
+        size.
+        """
+        crop, device = self.windows.crop, self.logits.device
+        fine = (self.side, self.side) if crop[0] == crop[1] else crop
+        grid = self.logits.shape[2:]
+        return tuple(
+            (Resizing(grid[i], fine[i], device), Resizing(fine[i], crop[i], device)) for i in (0, 1)
+        )
+
+    def _overlaps(
+        self, rows: tuple[int, int], columns: tuple[int, int]
+    ) -> Iterator[tuple[int, tuple[slice, slice], list[tuple[int, int]]]]:
+        """Yield, per window on a rectangle, its number, where in it, and which of its pixels."""
+        for number, corner in enumerate(self.windows.corners):
+            own, place = [], []
+            for (start, stop), origin, length in zip(
+                (rows, columns), corner, self.windows.crop, strict=True
+            ):
+                low, high = max(start, origin), min(stop, origin + length)
+                own.append((low - origin, high - origin))
+                place.append(slice(low - start, high - start))
+            if all(low < high for low, high in own):
+                yield number, (place[0], place[1]), own
+
+    def scores(
+        self, rows: tuple[int, int], columns: tuple[int, int], classes: slice | Tensor = slice(None)
+    ) -> Float[Tensor, "G y x"]:
+        """Score classes on a rectangle (from, to) of the picture as it was shown."""
+        bias = self.bias[classes].view(-1, 1, 1)
+        shape = (len(bias), rows[1] - rows[0], columns[1] - columns[0])
+        total = self.logits.new_zeros(shape)
+        count = self.logits.new_zeros(shape[1:])
+        for number, place, own in self._overlaps(rows, columns):
+            (to_crop, *of_fine), (across_crop, *across_fine) = (
+                side[1].part(*range_) for side, range_ in zip(self._sides, own, strict=True)
+            )
+            down, top, bottom = self._sides[0][0].part(*of_fine)
+            across, left, right = self._sides[1][0].part(*across_fine)
+            logits = self.logits[number, classes, top:bottom, left:right]
+            scores = (down @ logits @ across.T).sigmoid_().sub_(bias)
+            if not all(of_crop.same for _, of_crop in self._sides):
+                scores = to_crop @ scores @ across_crop.T
+            total[:, *place] += scores
+            count[place] += 1
+        return total.div_(count)
+
+    def rivals(self, rows: tuple[int, int], columns: tuple[int, int]) -> Integer[Tensor, " G"]:
+        """Return the classes that may be the best somewhere on a rectangle, in order."""
+        lowest, highest = [], []
+        for number, _, own in self._overlaps(rows, columns):
+            near = self.logits[number]
+            for axis, (side, range_) in enumerate(zip(self._sides, own, strict=True), start=1):
+                _, *fine = side[1].part(*range_)
+                _, first, last = side[0].part(*fine)
+                near = near.narrow(axis, first, last - first)
+            lowest.append(near.amin(dim=(1, 2)))
+            highest.append(near.amax(dim=(1, 2)))
+        least = torch.stack(lowest).amin(dim=0).sigmoid() - self.bias
+        most = torch.stack(highest).amax(dim=0).sigmoid() - self.bias
+        return (most >= least.max() - _SLACK).nonzero()[:, 0]
+
+
+@torch.inference_mode()
+def score_map(view: View) -> Float[Tensor, "C H W"]:
+    """Score every class at every pixel of the picture as it was shown."""
+    height, width = view.windows.size
+    return view.scores((0, height), (0, width))
+
+
+class Enlarged:
+    """A view at the pixels of the picture, not of what was shown of it.
+
+    Args:
+        view: what was seen.
+        size: (height, width) of the picture.
+    """
+
+    def __init__(self, view: View, size: tuple[int, int]) -> None:
+        self.view = view
+        self.width = size[1]
+        self._sides = [
+            Resizing(shown, to, view.logits.device)
+            for shown, to in zip(view.windows.size, size, strict=True)
+        ]
+
+    def _shown(self, tile: Tile) -> list[tuple[Float[Tensor, "to size"], int, int]]:
+        (top, bottom), (left, right) = tile
+        if self.view.mirrored:
+            left, right = self.width - right, self.width - left
+        return [self._sides[0].part(top, bottom), self._sides[1].part(left, right)]
+
+    def scores(self, tile: Tile, classes: Tensor) -> Float[Tensor, "G y x"]:
+        """Score classes at the pixels of a tile."""
+        (down, *rows), (across, *columns) = self._shown(tile)
+        shown = self.view.scores((rows[0], rows[1]), (columns[0], columns[1]), classes)
+        scores = down @ shown @ across.T
+        return scores.flip(2) if self.view.mirrored else scores
+
+    def rivals(self, tile: Tile) -> tuple[Integer[Tensor, " G"], int]:
+        """Return the classes that may be the best in a tile, and how many pixels they cost."""
+        (_, *rows), (_, *columns) = self._shown(tile)
+        pixels = (rows[1] - rows[0]) * (columns[1] - columns[0])
+        if self.view.logits.device.type != "cpu":  # a GPU would wait for the answer
+            return torch.arange(len(self.view.bias), device=self.view.logits.device), pixels
+        return self.view.rivals((rows[0], rows[1]), (columns[0], columns[1])), pixels
+
+
+def tiles(size: tuple[int, int], height: int, width: int) -> Iterator[Tile]:
+    """Cut a picture of ``size`` into tiles of at most that height and width."""
+    for top in range(0, size[0], height):
+        for left in range(0, size[1], width):
+            yield (top, min(top + height, size[0])), (left, min(left + width, size[1]))
+
+
+@torch.inference_mode()
+def find_best(
+    view: View, size: tuple[int, int]
+) -> tuple[Integer[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
+    """Return the best class of each pixel of a picture of (height, width), and its score.
+
+    Equal scores go to the class that comes first.
+    """
+    enlarged, shown = Enlarged(view, size), view.windows.size
+    mask = torch.zeros(size, dtype=torch.long)
+    best = torch.full(size, -torch.inf)
+    side = _TILE if view.logits.device.type == "cpu" else max(shown)
+    height, width = (max(1, side * to // before) for to, before in zip(size, shown, strict=True))
+    for tile in tiles(size, height, width):
+        place = tuple(slice(*range_) for range_ in tile)
+        classes, pixels = enlarged.rivals(tile)
+        for group in classes.split(max(1, _GROUP // max(pixels, mask[place].numel()))):
+            values, winners = enlarged.scores(tile, group).max(dim=0)
+            values, winners = values.cpu(), group[winners].cpu()
+            better = values > best[place]
+            best[place] = torch.where(better, values, best[place])
+            mask[place] = torch.where(better, winners, mask[place])
+    return mask.numpy(), best.numpy()
+
+
+@torch.inference_mode()
+def find_likeliest(
+    views: Sequence[View], size: tuple[int, int]
+) -> tuple[Integer[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
+    """Return the class of each pixel that several views find likeliest on average, and how likely.
+
+    As the authors do it: the mean of a softmax over the classes of each view's scores.
+    """
+    everywhere = [Enlarged(view, size) for view in views]
+    classes = torch.arange(len(views[0].bias), device=views[0].logits.device)
+    weight = sum(view.weight for view in views)
+    mask = np.zeros(size, np.int64)
+    best = np.zeros(size, np.float32)
+    side = max(1, math.isqrt(_GROUP // len(classes)))
+    for tile in tiles(size, side, side):
+        total = sum(
+            one.scores(tile, classes).softmax(dim=0).mul_(one.view.weight) for one in everywhere
+        )
+        assert isinstance(total, Tensor)
+        values, winners = total.max(dim=0)
+        place = tuple(slice(*range_) for range_ in tile)
+        mask[place], best[place] = winners.cpu().numpy(), (values / weight).cpu().numpy()
+    return mask, best
+
+
+def view_sides(short_side: int) -> dict[int, int]:
+    """Return the short sides at which a picture is looked at several times, and how often each.
+
+    As the authors' ``--aug-test`` does it, which is not what it seems: ratios scale the side, but
+    the configurations' ``min_size``, the same side, holds it from below. So the ratios under 1 are
+    that side three times over: of 512 come 512 (three times), 640, 768 and 896.
+    """
+    sides = [max(short_side, int(ratio * short_side)) for ratio in RATIOS]
+    return {side: sides.count(side) for side in sides}
