@@ -14,7 +14,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
@@ -26,13 +25,15 @@ RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 Tile = tuple[tuple[int, int], tuple[int, int]]
 """A rectangle of pixels: rows (from, to), columns (from, to)."""
 
-_TILE = 64  # pixels shown to the model, a side of what a CPU reads out at once
+_TILE = 48  # pixels shown to the model, a side of what a CPU reads out at once
 _GROUP = 2**22  # scores at a time
 _SLACK = 1e-5  # what rounding may put between a score and its bounds
 
 
 class Resizing:
-    """The bilinear resizing of one side, corners not aligned, as a matrix that is taken in parts.
+    """The bilinear resizing of one side, corners not aligned, any part of which can be had alone.
+
+    Each pixel after lies between two before, ``low`` and ``high``, at ``share`` of the way.
 
     Args:
         size: pixels before.
@@ -42,17 +43,27 @@ class Resizing:
 
     def __init__(self, size: int, to: int, device: torch.device) -> None:
         self.same = size == to
-        unit = torch.eye(size)
-        weights = F.interpolate(unit[None], to, mode="linear", align_corners=False)[0].T
-        used = weights != 0
-        self.first = used.int().argmax(dim=1).tolist()
-        self.last = (size - 1 - used.flip(1).int().argmax(dim=1)).tolist()
-        self.weights = weights.contiguous().to(device)
+        # in single precision, as torch's own; its first and last pixels are not extrapolated
+        place = ((torch.arange(to) + 0.5) * (size / to) - 0.5).clamp(min=0)
+        low = place.long().clamp(max=size - 1)
+        self.range = low.tolist(), (low + 1).clamp(max=size - 1).tolist()
+        self.low, self.share = low.to(device), (place - low).to(device)
+        self.high = (low + 1).clamp(max=size - 1).to(device)
 
-    def part(self, start: int, stop: int) -> tuple[Float[Tensor, "to size"], int, int]:
-        """Return the rows of some pixels after, and which pixels before (from, to) they read."""
-        first, last = min(self.first[start:stop]), max(self.last[start:stop]) + 1
-        return self.weights[start:stop, first:last], first, last
+    def reads(self, start: int, stop: int) -> tuple[int, int]:
+        """Return which pixels before (from, to) some pixels after are made of."""
+        low, high = self.range
+        return (start, stop) if self.same else (low[start], high[stop - 1] + 1)
+
+    def part(self, x: Float[Tensor, "..."], start: int, stop: int, *, dim: int) -> Tensor:
+        """Return some pixels after; ``x`` has along ``dim`` those that they read."""
+        if self.same:
+            return x
+        origin = self.range[0][start]
+        low = x.index_select(dim, self.low[start:stop] - origin)
+        high = x.index_select(dim, self.high[start:stop] - origin)
+        share = self.share[start:stop].view(-1, *(1,) * (x.ndim - 1 - dim))
+        return low.lerp_(high, share)
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,11 @@ class View:
         return replace(self, logits=self.logits[:, classes], bias=self.bias[classes])
 
     @cached_property
+    def _cells(self) -> Float[Tensor, "N h w C"]:
+        """Classes last: what is done to a pixel is done to many numbers in a row."""
+        return self.logits.permute(0, 2, 3, 1).contiguous()
+
+    @cached_property
     def _sides(self) -> tuple[tuple[Resizing, Resizing], ...]:
         """Return how rows and columns of a grid become the window's, and then the crop's.
 
@@ -158,41 +174,45 @@ class View:
             if all(low < high for low, high in own):
                 yield number, (place[0], place[1]), own
 
+    def _near(self, number: int, own: Sequence[tuple[int, int]]) -> Float[Tensor, "h w C"]:
+        """Return the logits that some pixels of a window are made of."""
+        near = self._cells[number]
+        for axis, (side, range_) in enumerate(zip(self._sides, own, strict=True)):
+            first, last = side[0].reads(*side[1].reads(*range_))
+            near = near.narrow(axis, first, last - first)
+        return near
+
     def scores(
-        self, rows: tuple[int, int], columns: tuple[int, int], classes: slice | Tensor = slice(None)
-    ) -> Float[Tensor, "G y x"]:
-        """Score classes on a rectangle (from, to) of the picture as it was shown."""
-        bias = self.bias[classes].view(-1, 1, 1)
-        shape = (len(bias), rows[1] - rows[0], columns[1] - columns[0])
-        total = self.logits.new_zeros(shape)
-        count = self.logits.new_zeros(shape[1:])
+        self, rows: tuple[int, int], columns: tuple[int, int], classes: Tensor | None = None
+    ) -> Float[Tensor, "y x G"]:
+        """Score classes, by default all, on a rectangle (from, to) of the picture as shown."""
+        bias = self.bias if classes is None else self.bias[classes]
+        shape = (rows[1] - rows[0], columns[1] - columns[0])
+        parts = []
         for number, place, own in self._overlaps(rows, columns):
-            (to_crop, *of_fine), (across_crop, *across_fine) = (
-                side[1].part(*range_) for side, range_ in zip(self._sides, own, strict=True)
-            )
-            down, top, bottom = self._sides[0][0].part(*of_fine)
-            across, left, right = self._sides[1][0].part(*across_fine)
-            logits = self.logits[number, classes, top:bottom, left:right]
-            scores = (down @ logits @ across.T).sigmoid_().sub_(bias)
-            if not all(of_crop.same for _, of_crop in self._sides):
-                scores = to_crop @ scores @ across_crop.T
-            total[:, *place] += scores
+            scores = self._near(number, own)
+            if classes is not None:
+                scores = scores.index_select(2, classes)
+            for axis, (side, range_) in enumerate(zip(self._sides, own, strict=True)):
+                scores = side[0].part(scores, *side[1].reads(*range_), dim=axis)
+            scores = scores.sigmoid().sub_(bias)
+            for axis, (side, range_) in enumerate(zip(self._sides, own, strict=True)):
+                scores = side[1].part(scores, *range_, dim=axis)
+            parts.append((place, scores))
+        if len(parts) == 1:
+            return parts[0][1]
+        total, count = bias.new_zeros(*shape, len(bias)), bias.new_zeros(*shape, 1)
+        for place, scores in parts:
+            total[place] += scores
             count[place] += 1
         return total.div_(count)
 
     def rivals(self, rows: tuple[int, int], columns: tuple[int, int]) -> Integer[Tensor, " G"]:
         """Return the classes that may be the best somewhere on a rectangle, in order."""
-        lowest, highest = [], []
-        for number, _, own in self._overlaps(rows, columns):
-            near = self.logits[number]
-            for axis, (side, range_) in enumerate(zip(self._sides, own, strict=True), start=1):
-                _, *fine = side[1].part(*range_)
-                _, first, last = side[0].part(*fine)
-                near = near.narrow(axis, first, last - first)
-            lowest.append(near.amin(dim=(1, 2)))
-            highest.append(near.amax(dim=(1, 2)))
-        least = torch.stack(lowest).amin(dim=0).sigmoid() - self.bias
-        most = torch.stack(highest).amax(dim=0).sigmoid() - self.bias
+        near = [self._near(number, own) for number, _, own in self._overlaps(rows, columns)]
+        least = torch.stack([one.amin(dim=(0, 1)) for one in near]).amin(dim=0)
+        most = torch.stack([one.amax(dim=(0, 1)) for one in near]).amax(dim=0)
+        least, most = least.sigmoid() - self.bias, most.sigmoid() - self.bias
         return (most >= least.max() - _SLACK).nonzero()[:, 0]
 
 
@@ -200,7 +220,7 @@ class View:
 def score_map(view: View) -> Float[Tensor, "C H W"]:
     """Score every class at every pixel of the picture as it was shown."""
     height, width = view.windows.size
-    return view.scores((0, height), (0, width))
+    return view.scores((0, height), (0, width)).permute(2, 0, 1)
 
 
 class Enlarged:
@@ -219,26 +239,34 @@ class Enlarged:
             for shown, to in zip(view.windows.size, size, strict=True)
         ]
 
-    def _shown(self, tile: Tile) -> list[tuple[Float[Tensor, "to size"], int, int]]:
-        (top, bottom), (left, right) = tile
-        if self.view.mirrored:
-            left, right = self.width - right, self.width - left
-        return [self._sides[0].part(top, bottom), self._sides[1].part(left, right)]
+    def _shown(self, tile: Tile) -> list[tuple[int, int]]:
+        """Return the rows and columns shown that a tile is made of."""
+        return [
+            side.reads(*range_) for side, range_ in zip(self._sides, self._turn(tile), strict=True)
+        ]
 
-    def scores(self, tile: Tile, classes: Tensor) -> Float[Tensor, "G y x"]:
+    def _turn(self, tile: Tile) -> Tile:
+        rows, (left, right) = tile
+        return rows, (self.width - right, self.width - left) if self.view.mirrored else (
+            left,
+            right,
+        )
+
+    def scores(self, tile: Tile, classes: Tensor) -> Float[Tensor, "y x G"]:
         """Score classes at the pixels of a tile."""
-        (down, *rows), (across, *columns) = self._shown(tile)
-        shown = self.view.scores((rows[0], rows[1]), (columns[0], columns[1]), classes)
-        scores = down @ shown @ across.T
-        return scores.flip(2) if self.view.mirrored else scores
+        rows, columns = self._shown(tile)
+        scores = self.view.scores(rows, columns, classes)
+        for axis, (side, range_) in enumerate(zip(self._sides, self._turn(tile), strict=True)):
+            scores = side.part(scores, *range_, dim=axis)
+        return scores.flip(1) if self.view.mirrored else scores
 
     def rivals(self, tile: Tile) -> tuple[Integer[Tensor, " G"], int]:
         """Return the classes that may be the best in a tile, and how many pixels they cost."""
-        (_, *rows), (_, *columns) = self._shown(tile)
+        rows, columns = self._shown(tile)
         pixels = (rows[1] - rows[0]) * (columns[1] - columns[0])
         if self.view.logits.device.type != "cpu":  # a GPU would wait for the answer
             return torch.arange(len(self.view.bias), device=self.view.logits.device), pixels
-        return self.view.rivals((rows[0], rows[1]), (columns[0], columns[1])), pixels
+        return self.view.rivals(rows, columns), pixels
 
 
 def tiles(size: tuple[int, int], height: int, width: int) -> Iterator[Tile]:
@@ -265,7 +293,7 @@ def find_best(
         place = tuple(slice(*range_) for range_ in tile)
         classes, pixels = enlarged.rivals(tile)
         for group in classes.split(max(1, _GROUP // max(pixels, mask[place].numel()))):
-            values, winners = enlarged.scores(tile, group).max(dim=0)
+            values, winners = enlarged.scores(tile, group).max(dim=2)
             values, winners = values.cpu(), group[winners].cpu()
             better = values > best[place]
             best[place] = torch.where(better, values, best[place])
@@ -289,10 +317,10 @@ def find_likeliest(
     side = max(1, math.isqrt(_GROUP // len(classes)))
     for tile in tiles(size, side, side):
         total = sum(
-            one.scores(tile, classes).softmax(dim=0).mul_(one.view.weight) for one in everywhere
+            one.scores(tile, classes).softmax(dim=2).mul_(one.view.weight) for one in everywhere
         )
         assert isinstance(total, Tensor)
-        values, winners = total.max(dim=0)
+        values, winners = total.max(dim=2)
         place = tuple(slice(*range_) for range_ in tile)
         mask[place], best[place] = winners.cpu().numpy(), (values / weight).cpu().numpy()
     return mask, best
