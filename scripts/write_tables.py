@@ -12,7 +12,8 @@ from unseen.efficiency import compare_costs, describe, measure
 from unseen.published import PUBLISHED, list_files
 from unseen.reproduction import claims_table, load, needed, runs, table
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 COSTED = [
     f"{pair}-inductive"
     for pair in (
@@ -51,6 +52,7 @@ def list_claims() -> str:
 
 
 PARTS = {
+    "../README.md": {"table": list_reproduction},
     "reproduction.md": {"table": list_reproduction, "claims": list_claims},
     "models.md": {"files": list_files, "commands": list_commands},
     "efficiency.md": {"costs": list_costs},

@@ -74,7 +74,7 @@ def test_the_first_command_names_a_class_that_training_never_showed(tmp_path):
     (picture,) = json.loads(result.stdout)
     found = [region for region in picture["found"] if region["unseen"]]
     assert {region["label"] for region in found} <= set(MINIATURE.unseen)
-    assert sum(region["share"] for region in found) > 0.05
+    assert sum(region["share"] for region in found) > 0.03
 
 
 def test_the_test_command_is_what_ci_runs():
@@ -214,5 +214,8 @@ def test_the_miniatures_page_names_the_weights_and_drawings_that_are_shipped():
     assets = ROOT / "src" / "unseen" / "miniature" / "assets"
     weights = (assets / "clip" / "clip.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() in page
-    strips = [Image.open(path) for path in (assets / "sprites").glob("*.webp")]
-    assert f"{sum(strip.width // strip.height for strip in strips)} drawings from" in page
+    count = 0
+    for path in (assets / "sprites").glob("*.webp"):
+        with Image.open(path) as strip:
+            count += strip.width // strip.height
+    assert f"{count} drawings from" in page

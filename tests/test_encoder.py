@@ -105,9 +105,7 @@ def test_every_image_loses_other_prompt_channels_to_dropout(clip):
     encoder = PromptedEncoder(clip, prompts=2).train()
     first, second = encoder.prompts(1, batch=2)
     assert not torch.equal(first, second)
-    encoder.eval()
-    first, second = encoder.prompts(1, batch=2)
-    assert torch.equal(first, second)
+    assert encoder.eval().prompts(1, batch=2).shape[0] == 1  # the same for all images
 
 
 def test_prompts_start_within_the_published_range(clip):

@@ -80,15 +80,16 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "B L M"],
         mask: Float[Tensor, "L L2"] | None = None,
-        context: Float[Tensor, "B P M"] | None = None,
+        context: Float[Tensor, "#B P M"] | None = None,
     ) -> Float[Tensor, "B L M"]:
-        """Attend, to ``context`` too; ``mask`` is added to the scores (0 or -inf), context last."""
+        """Attend, to ``context`` too, which comes last in ``mask``, added to scores (0 or -inf)."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, K, L, M/K)
         if context is not None:
             width = x.shape[-1]
             kv = F.linear(context, self.in_proj_weight[width:], self.in_proj_bias[width:])
             more = kv.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            more = more.expand(-1, len(x), -1, -1, -1)
             k, v = torch.cat([k, more[0]], dim=2), torch.cat([v, more[1]], dim=2)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
@@ -130,7 +131,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "B L M"],
         mask: Float[Tensor, "L L2"] | None = None,
-        context: Float[Tensor, "B P M"] | None = None,
+        context: Float[Tensor, "#B P M"] | None = None,
     ) -> Float[Tensor, "B L M"]:
         """Run the block; ``context`` are more tokens to attend to, of which nothing comes out."""
         beside = None if context is None else self.ln_1(context)

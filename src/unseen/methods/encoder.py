@@ -56,10 +56,11 @@ class Prompts(nn.Module):
         return len(self.deep)
 
     def forward(self, block: int, batch: int) -> Float[Tensor, "B P M"]:
-        """Return the prompts that enter a block, one copy an image."""
-        tokens = self.shallow[0] if block == 0 else self.deep[block - 1]
+        """Return the prompts that enter a block: in training a copy an image, else one for all."""
+        tokens = self.shallow if block == 0 else self.deep[block - 1 : block]
+        projected = self.project(tokens)
         # expanded before the dropout: every image loses other channels
-        return self.dropout(self.project(tokens).expand(batch, -1, -1))
+        return self.dropout(projected.expand(batch, -1, -1)) if self.training else projected
 
 
 class Stages(nn.Module):
