@@ -262,6 +262,8 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["efficiency", "zegclip-voc-inductve"], "did you mean zegclip-voc-inductive"),
         ("efficiency zegclip-voc-inductive --classes 2 --labels a,b".split(), "not both"),
         ("efficiency zegclip-voc-inductive --size 8 8 --repeats 0".split(), "one patch of 16"),
+        (["bench", "zegclip-voc-inductive", "--sizes", "480"], "HEIGHTxWIDTH"),
+        (["bench", "zegclip-voc-inductive", "--batch", "1,0"], "--batch takes whole numbers"),
         (["doctor", "checkpoint", "nowhere"], "no file or folder nowhere"),
         (["evaluate", "--clip", "miniature", "--baselines"], "a baseline itself"),
         (["evaluate", "--curve", "--tta"], "--curve goes without"),
@@ -843,6 +845,19 @@ def test_efficiency_prints_two_columns_and_its_conditions(unseen):
     assert result["classes"] == 20 and result["size"] == [512, 512]
     assert result["published"]["trained_parameters"] == 37_771_008
     assert "latency" not in result["executed"] and run.err == ""
+
+
+def test_bench_prints_a_table_and_its_conditions(unseen):
+    run = unseen(
+        *"bench zegclip-miniature-supervised --tasks picture,loading --classes 3,4 --sizes 48x80 "
+        "--batch 2 --repeats 2 --warmup 0 --device cpu --json bench.json".split()
+    )
+    assert run.code == 0 and "4 classes" in run.err
+    for part in ("| picture | fp32", "48×80", "18 × 64×64", "text embeddings given", "2 timed"):
+        assert part in run.out
+    found = json.loads(Path("bench.json").read_text())
+    assert [one["case"]["task"] for one in found] == ["picture", "picture", "loading"]
+    assert all(len(one["seconds"]) == 2 and one["memory"] > 0 for one in found)
 
 
 def test_doctor_says_what_a_file_is_and_what_to_do(unseen, micro_clip: CLIP, tmp_path):

@@ -352,15 +352,8 @@ def latency(
     if repeats < 1 or warmup < 0:
         raise InputError(f"time takes at least 1 repeat, got {repeats}, after {warmup} calls")
     device = image.device
-    seconds = []
     with torch.inference_mode():
-        for i in range(warmup + repeats):
-            _wait(device)
-            start = time.perf_counter()
-            run(image)
-            _wait(device)
-            if i >= warmup:
-                seconds.append(time.perf_counter() - start)
+        seconds = [clock(lambda: run(image), device) for _ in range(warmup + repeats)][warmup:]
     p50, p95 = np.percentile(seconds, [50, 95])
     return Latency(
         p50=float(p50),
@@ -368,12 +361,21 @@ def latency(
         batch=len(image),
         size=(image.shape[2], image.shape[3]),
         device=str(device),
-        hardware=_hardware(device),
+        hardware=hardware(device),
         dtype=str(image.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         warmup=warmup,
         repeats=repeats,
     )
+
+
+def clock(run: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds that a call takes; asynchronous devices are waited for."""
+    _wait(device)
+    start = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - start
 
 
 def _wait(device: torch.device) -> None:
@@ -383,7 +385,8 @@ def _wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _hardware(device: torch.device) -> str:
+def hardware(device: torch.device) -> str:
+    """Return what the machine calls a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()

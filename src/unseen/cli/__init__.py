@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from unseen.cli.bench import bench
 from unseen.cli.convert import convert
 from unseen.cli.data import data
 from unseen.cli.doctor import doctor
@@ -34,6 +35,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "reproduce": reproduce,
     "embed": embed,
     "efficiency": efficiency,
+    "bench": bench,
 }
 
 FAMILIES: dict[str, typer.Typer] = {"data": data, "doctor": doctor}

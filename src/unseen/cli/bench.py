@@ -1,0 +1,109 @@
+"""``unseen bench``."""
+
+import json as json_module
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unseen.cli.options import Device, say
+from unseen.errors import InputError
+
+
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL|RECIPE...",
+            help="Folders of models, shipped names, or recipes, whose weights are random.",
+        ),
+    ],
+    tasks: Annotated[
+        str,
+        typer.Option(
+            "--tasks",
+            help="Of picture (to labels), windows (to scores on the patch grid), training (a "
+            "step), loading (and augmenting, no model).",
+        ),
+    ] = "picture,windows,training",
+    precisions: Annotated[
+        str, typer.Option("--precisions", help="Of fp32, bf16, fp16 (autocast).")
+    ] = "fp32",
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="How many at once. [default: the model's vocabulary]"),
+    ] = None,
+    sizes: Annotated[
+        str, typer.Option("--sizes", help="Of pictures, HEIGHTxWIDTH in pixels.")
+    ] = "480x640",
+    batch: Annotated[
+        str, typer.Option("--batch", help="Windows at a time, pictures a step.")
+    ] = "1,2",
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Folder of the data set, for loading.")
+    ] = None,
+    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Calls not timed.")] = 1,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Calls timed.")] = 5,
+    device: Device = "auto",
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Also write every time here, as JSON."),
+    ] = None,
+) -> None:
+    """Measure time and peak memory, over everything that lists name; text embeddings are random.
+
+    \b
+    unseen bench zegclip-coco-inductive --tasks picture --classes 20,171,1000
+    unseen bench runs/mine zegclip-voc-inductive --precisions fp32,bf16 --json bench.json
+    """
+    from unseen.bench import Case, measure_apart, tabulate
+    from unseen.writing import write_text
+
+    counts: list[int | None] = [None]
+    if classes is not None:
+        counts = [*numbers(classes, "--classes")]
+    pictures = [read_size(size) for size in listed(sizes)]
+    batches = numbers(batch, "--batch")
+    cases = []
+    for task, model in product(listed(tasks), models):
+        varied = product(
+            ["fp32"] if task == "loading" else listed(precisions),
+            [None] if task == "loading" else counts,
+            pictures if task == "picture" else pictures[:1],
+            [1] if task == "picture" else batches,
+        )
+        where = None if root is None else str(root)
+        cases += [
+            Case(task, model, count, size, number, precision, device, warmup, repeats, where)
+            for precision, count, size, number in varied
+        ]
+    measured = []
+    for case in cases:
+        measured.append(measure_apart(case))
+        one = measured[-1]
+        say(f"{case.model} {case.task} {one.shown}, {one.classes} classes: {one.p50:.3g} s")
+    print(tabulate(measured))
+    print(f"\n{measured[0].conditions()}")
+    if json is not None:
+        write_text(json, json_module.dumps([one.to_dict() for one in measured], indent=1) + "\n")
+
+
+def listed(text: str) -> list[str]:
+    """Return what a list separated by commas holds."""
+    return [item.strip() for item in text.split(",")]
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Return the whole numbers that a list holds."""
+    if not all(item.isdecimal() and int(item) for item in listed(text)):
+        raise InputError(f"{option} takes whole numbers from 1 such as 1,2,4; got {text!r}")
+    return [int(item) for item in listed(text)]
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Return the (height, width) that a size spells."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise InputError(f"--sizes takes HEIGHTxWIDTH in pixels such as 480x640; got {text!r}")
+    return int(sides[0]), int(sides[1])

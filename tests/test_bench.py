@@ -1,0 +1,100 @@
+"""What is measured, and that it is measured apart; no test looks at the clock."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unseen.bench import Case, load, make_lesson, measure, measure_apart, peak_memory, tabulate
+from unseen.errors import InputError
+from unseen.settings import SUPERVISED
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+RECIPE = "zegclip-miniature-supervised"
+
+
+def small(task: str, model: str = RECIPE, **changes) -> Case:
+    given = {"size": (48, 80), "batch": 2, "device": "cpu", "warmup": 0, "repeats": 2, **changes}
+    return Case(task, model, **given)
+
+
+@pytest.mark.parametrize(
+    ("task", "pictures", "shown"),
+    [
+        ("picture", 1, "18 × 64×64"),
+        ("windows", 2, "2 × 64×64"),
+        ("training", 2, "2 × 64×64"),
+        ("loading", 2, "2 × 64×64"),
+    ],
+)
+def test_every_task_says_what_it_did(task, pictures, shown):
+    found = measure(small(task))
+    assert len(found.seconds) == 2 and min(found.seconds) <= found.p50 <= found.p95
+    assert (found.pictures, found.shown) == (pictures, shown)
+    assert found.classes == (0 if task == "loading" else 34)
+    assert found.memory == pytest.approx(peak_memory(load(RECIPE, "cpu").device), rel=0.2)
+    assert found.to_dict()["case"]["task"] == task and "1 threads" in found.conditions()
+    assert f"{task}" in tabulate([found])
+
+
+def test_recipes_and_trained_models_come_without_a_text_encoder():
+    for name in (RECIPE, "zegclip-miniature-inductive"):
+        assert load(name, "cpu").text is None
+    recipe = load("cascade-miniature-inductive", "cpu")
+    assert recipe.config.calibration == 0.1 and recipe.config.window == 64
+    with pytest.raises(InputError, match="there is no model"):
+        load("zegclip-miniature-inductve")
+
+
+def test_vocabularies_of_any_size_are_looked_for_and_learned():
+    for task in ("picture", "training"):
+        assert measure(small(task, classes=300, repeats=1)).classes == 300
+    inductive = load("zegclip-miniature-inductive", "cpu")
+    lesson = make_lesson(inductive, small("training"))
+    assert len(lesson.text) == 27 and lesson.labels.shape == lesson.images[:, 0].shape
+    assert make_lesson(inductive, small("training", classes=5)).setting is SUPERVISED
+
+
+def test_autocast_reaches_the_model():
+    from unseen.bench import windows
+
+    segmenter = load(RECIPE, "cpu")
+    for precision in ("fp32", "bf16"):
+        logits = windows(segmenter, small("windows", precision=precision)).run().logits
+        assert str(logits.dtype) == {"fp32": "torch.float32", "bf16": "torch.bfloat16"}[precision]
+    assert measure(small("picture", precision="bf16")).classes == 34
+
+
+@pytest.mark.parametrize(
+    ("case", "says"),
+    [
+        (small("picture", precision="fp8"), "known are fp32, bf16, fp16"),
+        (small("pictures"), "known are picture, windows, training and loading"),
+        (small("picture", repeats=0), "from 1"),
+        (small("loading", "zegclip-voc-inductive"), "say where with --root"),
+        (small("loading", "nothing"), "no recipe is called"),
+    ],
+)
+def test_what_cannot_be_measured_gets_one_sentence(case, says):
+    with pytest.raises(InputError, match=says):
+        measure(case)
+
+
+def test_peak_memory_is_that_of_a_process_of_its_own():
+    ballast = np.ones(2**27)  # 1 GB
+    cpu = load(RECIPE, "cpu").device
+    assert measure_apart(small("loading")).memory < ballast.nbytes < peak_memory(cpu)
+    with pytest.raises(InputError, match="no task is called"):
+        measure_apart(small("pictures"))
+
+
+@pytest.mark.parametrize("task", ["picture", "training"])
+def test_the_yardstick_is_measured_beside_the_library(monkeypatch, task):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    speed = importlib.import_module("speed")
+    found = speed.compare(small(task))
+    assert found["times sooner"] > 0 and found["times less"] > 0
+    assert "yardstick MB" in speed.tabulate([found]) and len(found["seconds"]["library"]) == 2
+    if task == "picture":
+        assert speed.compare_encoder(small(task))["over transformers, eager"] > 0
