@@ -7,7 +7,6 @@ what a class can score in a tile lies between its least and its greatest logit n
 cannot win in a tile are never brought to its pixels, and no class is ever brought to all of them.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,8 +24,8 @@ RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 Tile = tuple[tuple[int, int], tuple[int, int]]
 """A rectangle of pixels: rows (from, to), columns (from, to)."""
 
-_TILE = 48  # pixels shown to the model, a side of what a CPU reads out at once
-_GROUP = 2**22  # scores at a time
+_SCORES = {"cpu": 2**19, "cuda": 2**26}  # at a time: what caches hold, what fills
+_SMALLEST = 2**8  # pixels of a tile that is not halved any more: classes are taken in groups then
 _SLACK = 1e-5  # what rounding may put between a score and its bounds
 
 
@@ -269,11 +268,16 @@ class Enlarged:
         return self.view.rivals(rows, columns), pixels
 
 
-def tiles(size: tuple[int, int], height: int, width: int) -> Iterator[Tile]:
-    """Cut a picture of ``size`` into tiles of at most that height and width."""
-    for top in range(0, size[0], height):
-        for left in range(0, size[1], width):
-            yield (top, min(top + height, size[0])), (left, min(left + width, size[1]))
+def halve(tile: Tile) -> list[Tile]:
+    """Cut a tile across its longer side; a single pixel stays whole."""
+    rows, columns = tile
+    if rows[1] - rows[0] > columns[1] - columns[0]:
+        middle = sum(rows) // 2
+        return [((rows[0], middle), columns), ((middle, rows[1]), columns)]
+    middle = sum(columns) // 2
+    if middle == columns[0]:
+        return [tile]
+    return [(rows, (columns[0], middle)), (rows, (middle, columns[1]))]
 
 
 @torch.inference_mode()
@@ -282,17 +286,23 @@ def find_best(
 ) -> tuple[Integer[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
     """Return the best class of each pixel of a picture of (height, width), and its score.
 
-    Equal scores go to the class that comes first.
+    Equal scores go to the class that comes first. Tiles are halved until what is left to compare in
+    one fits into caches.
     """
-    enlarged, shown = Enlarged(view, size), view.windows.size
+    enlarged = Enlarged(view, size)
     mask = torch.zeros(size, dtype=torch.long)
     best = torch.full(size, -torch.inf)
-    side = _TILE if view.logits.device.type == "cpu" else max(shown)
-    height, width = (max(1, side * to // before) for to, before in zip(size, shown, strict=True))
-    for tile in tiles(size, height, width):
-        place = tuple(slice(*range_) for range_ in tile)
+    most = _SCORES.get(view.logits.device.type, 2**22)
+    tiles: list[Tile] = [((0, size[0]), (0, size[1]))]
+    while tiles:
+        tile = tiles.pop()
         classes, pixels = enlarged.rivals(tile)
-        for group in classes.split(max(1, _GROUP // max(pixels, mask[place].numel()))):
+        place = slice(*tile[0]), slice(*tile[1])
+        pixels = max(pixels, mask[place].numel())
+        if len(classes) * pixels > most and pixels > _SMALLEST:
+            tiles += halve(tile)
+            continue
+        for group in classes.split(max(1, most // pixels)):
             values, winners = enlarged.scores(tile, group).max(dim=2)
             values, winners = values.cpu(), group[winners].cpu()
             better = values > best[place]
@@ -314,14 +324,19 @@ def find_likeliest(
     weight = sum(view.weight for view in views)
     mask = np.zeros(size, np.int64)
     best = np.zeros(size, np.float32)
-    side = max(1, math.isqrt(_GROUP // len(classes)))
-    for tile in tiles(size, side, side):
+    most = _SCORES.get(classes.device.type, 2**22)
+    tiles: list[Tile] = [((0, size[0]), (0, size[1]))]
+    while tiles:
+        tile = tiles.pop()
+        place = slice(*tile[0]), slice(*tile[1])
+        if len(classes) * mask[place].size > most and mask[place].size > 1:
+            tiles += halve(tile)
+            continue
         total = sum(
             one.scores(tile, classes).softmax(dim=2).mul_(one.view.weight) for one in everywhere
         )
         assert isinstance(total, Tensor)
         values, winners = total.max(dim=2)
-        place = tuple(slice(*range_) for range_ in tile)
         mask[place], best[place] = winners.cpu().numpy(), (values / weight).cpu().numpy()
     return mask, best
 
