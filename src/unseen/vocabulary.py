@@ -7,6 +7,7 @@ and that is how splits go wrong.
 
 import difflib
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,8 @@ class Vocabulary:
             raise InputError("no labels were given: name at least one thing to look for")
         if any(not name.strip() for name in self.names):
             raise InputError(f"labels must be words, got an empty one among {list(self.names)!r}")
-        folded = [name.casefold() for name in self.names]  # CLIP reads lower case only
-        repeated = sorted({name for name in self.names if folded.count(name.casefold()) > 1})
+        counts = Counter(name.casefold() for name in self.names)  # CLIP reads lower case only
+        repeated = sorted({name for name in self.names if counts[name.casefold()] > 1})
         if repeated:
             raise InputError(f"each label must be given once, but these repeat: {_list(repeated)}")
         for field, listed in (("unseen", self.unseen), ("stuff", self.stuff)):
