@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unseen.errors import InputError as InputError
     from unseen.errors import MissingExtra as MissingExtra
     from unseen.evaluation import evaluate as evaluate
+    from unseen.export import export_model as export_model
     from unseen.methods import METHODS as METHODS
     from unseen.metrics import Scores as Scores
     from unseen.miniature.scenes import Scenes as Scenes
@@ -52,6 +53,7 @@ _HOMES = {
     "VOCABULARIES": "vocabulary",
     "Vocabulary": "vocabulary",
     "evaluate": "evaluation",
+    "export_model": "export",
     "fit": "training",
     "load_clip": "clip",
     "open_dataset": "catalogue",

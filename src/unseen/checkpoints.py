@@ -7,6 +7,8 @@ was trained for, and ``model.safetensors``. No file is ever executed.
 import difflib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from importlib.resources import as_file, files
@@ -178,12 +180,9 @@ def _load_folder(
     folder: Path, clip: str | Path | None
 ) -> tuple[SegmentationModel, TextEncoder, ModelConfig]:
     description = read_description(folder)
-    known = {item.name for item in fields(ModelConfig)}
-    try:
-        config = ModelConfig(
-            **{key: value for key, value in description.items() if key in known - {"vocabulary"}},
-            vocabulary=Vocabulary.from_dict(description["vocabulary"]),
-        )
+    refuse_exported(folder, description)
+    with describing(folder):
+        config = read_config(description)
         state = read_state(folder / "model.safetensors")
         if description["adapter_only"]:
             source = clip or config.clip
@@ -197,11 +196,6 @@ def _load_folder(
         else:
             image, text = build_from_config(description["encoders"])
         model = METHODS[config.method](image, **config.options)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{folder}/config.json does not describe a model this version knows ({error}); "
-            "was it written by a newer unseen, or edited?"
-        ) from None
     if description["adapter_only"]:
         given = {f"encoder.clip.{k}": v for k, v in image.state_dict().items()}
         state = {**given, **state}
@@ -212,6 +206,36 @@ def _load_folder(
         state = {k: v for k, v in state.items() if not k.startswith(prefix)}
     fill(model, state, f"the {config.method} of {folder}")
     return model.eval(), text.eval(), config
+
+
+@contextmanager
+def describing(folder: Path) -> Iterator[None]:
+    """Say in one sentence that a configuration lacks what is looked for within."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{folder}/config.json does not describe a model this version knows ({error}); "
+            "was it written by a newer unseen, or edited?"
+        ) from None
+
+
+def read_config(description: dict[str, Any]) -> ModelConfig:
+    """Return the configuration that a model's folder holds among other facts."""
+    known = {item.name for item in fields(ModelConfig)} - {"vocabulary"}
+    return ModelConfig(
+        **{key: value for key, value in description.items() if key in known},
+        vocabulary=Vocabulary.from_dict(description["vocabulary"]),
+    )
+
+
+def refuse_exported(folder: Path, description: dict[str, Any]) -> None:
+    """Refuse a folder that holds an exported file in place of weights."""
+    if "exported" in description:
+        raise InputError(
+            f"{folder} holds an exported model, which can segment and be scored only: "
+            "give the model it was made of"
+        )
 
 
 def read_description(folder: Path) -> dict[str, Any]:

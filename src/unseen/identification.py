@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from safetensors import SafetensorError, safe_open
 from unseen.checkpoints import (
     SHIPPED_CLIP,
     ModelConfig,
+    describing,
+    read_config,
     read_description,
+    refuse_exported,
     shipped_clip,
     shipped_model,
     shipped_models,
@@ -25,7 +28,6 @@ from unseen.conversion import compare_keys, read_sizes, recognise
 from unseen.errors import InputError
 from unseen.methods import METHODS
 from unseen.published import KNOWN_SHA256, LOSS_BUFFER, TITLES
-from unseen.vocabulary import Vocabulary
 
 NOTHING_KNOWN = (
     "expected a checkpoint of ZegCLIP's, Cascade-CLIP's or CLIP-RC's authors, a model's folder, "
@@ -209,22 +211,15 @@ def _is_ours(folder: Path) -> bool:
 
 def _model(folder: Path) -> Identity:
     description = read_description(folder)
+    refuse_exported(folder, description)
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise InputError(f"{folder} has no model.safetensors: restore it from where it came")
-    known = {item.name for item in fields(ModelConfig)} - {"vocabulary"}
-    try:
-        vocabulary = Vocabulary.from_dict(description["vocabulary"])
-        config = ModelConfig(
-            **{key: value for key, value in description.items() if key in known},
-            vocabulary=vocabulary,
-        )
+    with describing(folder):
+        config = read_config(description)
         adapter_only = description["adapter_only"]
         expected = _expected(config, description)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{folder}/config.json does not describe a model this version knows ({error})"
-        ) from None
+    vocabulary = config.vocabulary
     found = _shapes(weights)
     missing, unknown = sorted(expected.keys() - found), sorted(found.keys() - expected.keys())
     misshapen = [

@@ -201,15 +201,14 @@ def describe(
         calibration: γ.
         tta: whether several views were averaged.
     """
-    config, model = segmenter.config, segmenter.model
-    recipe, clip = config.recipe, model.encoder.clip.config
+    config, backend = segmenter.config, segmenter.backend
+    recipe, clip = config.recipe, backend.vision
     trained = [str(recipe["name"])] if "name" in recipe else []
     trained += [f"{field} {recipe[field]}" for field in ("steps", "seed") if field in recipe]
     known_as = config.clip or "its own"
     device = str(segmenter.device)
     if segmenter.device.type == "cuda":
         device += f" ({torch.cuda.get_device_name(segmenter.device)})"
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     return {
         "model": name,
         "method": config.method,
@@ -222,7 +221,8 @@ def describe(
         "γ": f"{calibration:g}",
         "shown": f"short side {config.short_side}, windows of {config.window} every "
         f"{config.stride} pixels" + (", several scales and mirrored" if tta else ""),
-        "device": f"{device}, {torch.get_num_threads()} CPU threads, {dtype}",
+        "device": f"{device}, {torch.get_num_threads()} CPU threads, "
+        f"{backend.name}, {backend.precision}",
         "versions": f"unseen {version('unseen')}, torch {torch.__version__}, "
         f"Python {platform.python_version()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -15,6 +15,7 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 from torch import Tensor
 
+from unseen.backends import Backend, StoredText, TorchBackend, is_exported, load_exported
 from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained, shipped_clip
 from unseen.clip import TextEncoder, fingerprint, load_clip
 from unseen.data.images import read_image, to_rgb
@@ -133,33 +134,82 @@ class Segmenter:
     ((384, 512), ('giraffe', 'grass', 'sky'))
 
     Args:
-        model: the segmentation model.
+        model: the segmentation model, or what runs it.
         text: the text encoder of the model's CLIP; without one, labels must be text embeddings.
         config: what the model is and how pictures are shown to it.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        InputError: no such device here, or what runs the model runs elsewhere.
     """
 
     def __init__(
         self,
-        model: SegmentationModel,
-        text: TextEncoder | None,
+        model: SegmentationModel | Backend,
+        text: TextEncoder | StoredText | None,
         config: ModelConfig,
         *,
         device: str = "auto",
     ) -> None:
-        self.device = resolve_device(device)
-        self.model = model.to(self.device).eval()
-        self.text = text.to(self.device).eval() if text else None
+        if isinstance(model, SegmentationModel):
+            model = TorchBackend(model, device=resolve_device(device))
+        elif device not in ("auto", str(model.device)):
+            raise InputError(f"this model runs on {model.device} only: use --device {model.device}")
+        self.backend, self.device = model, model.device
+        self._text = text
         self.config = config
         self._embedded: dict[tuple[tuple[str, ...], tuple[str, ...]], TextEmbeddings] = {}
 
+    @property
+    def model(self) -> SegmentationModel:
+        """The model itself.
+
+        Raises:
+            InputError: it is an exported file.
+        """
+        if not isinstance(self.backend, TorchBackend):
+            raise InputError(
+                "an exported model can segment and be scored only: for this, load the model it "
+                "was made of"
+            )
+        return self.backend.model
+
+    @cached_property
+    def text(self) -> TextEncoder | None:
+        """The text encoder; that of an exported model is read when it is first asked for."""
+        text = self._text.load() if isinstance(self._text, StoredText) else self._text
+        return text.to(self.device).eval() if text else None
+
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, clip: str | Path | None = None, device: str = "auto"
+        cls,
+        source: str | Path,
+        *,
+        clip: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "fp32",
     ) -> "Segmenter":
-        """Load a model from its folder, or by name: a shipped one, or the hub's ``owner/name``."""
+        """Load a model from its folder, or by name: a shipped one, or the hub's ``owner/name``.
+
+        Args:
+            source: the folder, also of an exported model, or the name.
+            clip: the CLIP of a folder without one, if not where its configuration says.
+            device: as everywhere; exported models run on the CPU.
+            precision: in which matrix products are computed: ``fp32``; ``bf16`` in torch and
+                OpenVINO; ``fp16`` in torch.
+
+        Raises:
+            InputError: no such model, a broken file, or a device or precision it does not run in.
+            MissingExtra: what runs the exported file is not installed.
+        """
+        if is_exported(source):
+            if clip is not None:
+                raise InputError(f"{source} is exported with its CLIP: leave clip out")
+            backend, stored, config = load_exported(Path(source), precision=precision)
+            return cls(backend, stored, config, device=device)
         model, text, config = load_pretrained(source, clip=clip)
-        return cls(model, text, config, device=device)
+        run = TorchBackend(model, device=resolve_device(device), precision=precision)
+        return cls(run, text, config)
 
     def save_pretrained(
         self,
@@ -208,6 +258,7 @@ class Segmenter:
         heads: int | None = None,
         short_side: int | None = None,
         device: str = "auto",
+        precision: str = "fp32",
     ) -> "Segmenter":
         """Segment with CLIP alone, nothing trained.
 
@@ -217,6 +268,7 @@ class Segmenter:
             heads: attention heads of the image encoder, where they are not one per 64 channels.
             short_side: pixels of a picture's short side, by default twice what CLIP was trained on.
             device: as everywhere.
+            precision: in which matrix products are computed: ``fp32``, ``bf16`` or ``fp16``.
         """
         if method not in ("maskclip", "plain"):
             raise InputError(f"CLIP alone is read by maskclip or plain, got {method!r}")
@@ -232,7 +284,9 @@ class Segmenter:
             stride=max(1, round(side * 426 / 512)),
             clip=str(source),
         )
-        return cls(METHODS[method](clip.image), clip.text, config, device=device)
+        model = METHODS[method](clip.image)
+        run = TorchBackend(model, device=resolve_device(device), precision=precision)
+        return cls(run, clip.text, config)
 
     def shown_at(
         self, *, short_side: int | None = None, window: int | None = None, stride: int | None = None
@@ -254,7 +308,7 @@ class Segmenter:
             window=own.window if window is None else window,
             stride=own.stride if stride is None else stride,
         )
-        patch = self.model.encoder.clip.config.patch_size
+        patch = self.backend.vision.patch_size
         for title, side in (("short side", config.short_side), ("window", config.window)):
             if side < patch:
                 raise InputError(
@@ -266,12 +320,14 @@ class Segmenter:
                 f"the stride must be from 1 to the window of {config.window}, got {config.stride}: "
                 "give a stride that fits"
             )
-        return Segmenter(self.model, self.text, config, device=str(self.device))
+        return Segmenter(self.backend, self._text, config)
 
     @cached_property
     def fingerprint(self) -> str:
         """Which CLIP reads the labels: a hash of the text encoder, empty without one."""
-        return fingerprint(self.text) if self.text else ""
+        if isinstance(self._text, StoredText):
+            return self._text.fingerprint
+        return fingerprint(self._text) if self._text else ""
 
     def embed(self, labels: Labels) -> TextEmbeddings:
         """Return labels with their embeddings; the last few are remembered.
@@ -283,7 +339,7 @@ class Segmenter:
             InputError: labels that cannot be used, or embeddings of another CLIP.
         """
         if isinstance(labels, TextEmbeddings):
-            labels.check(self.model.encoder.clip.config.embed_dim, self.fingerprint)
+            labels.check(self.backend.vision.embed_dim, self.fingerprint)
             return labels
         vocabulary = read_vocabulary(labels, templates=self.config.vocabulary.templates)
         key = vocabulary.names, vocabulary.templates
@@ -314,7 +370,7 @@ class Segmenter:
         windows = Windows((image.shape[0], image.shape[1]), config.window, config.stride)
         crops = windows.cut(pixels.permute(2, 0, 1).float() / 255)
         count = max(1, _BATCH // (crops.shape[2] * crops.shape[3]))
-        logits = [self.model(batch, text).logits for batch in crops.split(count)]
+        logits = [self.backend(batch, text) for batch in crops.split(count)]
         return View(torch.cat(logits), windows, bias, config.window)
 
     def __call__(
@@ -404,7 +460,7 @@ class Segmenter:
         if limit is None or max(height, width) <= limit:
             return height, width
         factor = limit / max(height, width)
-        patch = self.model.encoder.clip.config.patch_size
+        patch = self.backend.vision.patch_size
         return max(patch, round(height * factor)), max(patch, round(width * factor))
 
     def _warn_if_capped(

@@ -19,6 +19,7 @@ from unseen.cli.doctor import doctor
 from unseen.cli.efficiency import efficiency
 from unseen.cli.embed import embed
 from unseen.cli.evaluate import evaluate
+from unseen.cli.export import export
 from unseen.cli.options import say
 from unseen.cli.recipes import recipes
 from unseen.cli.reproduce import reproduce
@@ -31,6 +32,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "train": train,
     "convert": convert,
+    "export": export,
     "recipes": recipes,
     "reproduce": reproduce,
     "embed": embed,

@@ -13,6 +13,7 @@ from unseen.cli.options import (
     Device,
     Json,
     Model,
+    Precision,
     TextFile,
     Tta,
     load_segmenter,
@@ -123,6 +124,7 @@ def evaluate(
     ] = None,
     tta: Tta = False,
     device: Device = "auto",
+    precision: Precision = "fp32",
     json: Json = False,
 ) -> None:
     """Score a model: pAcc, mIoU over seen and unseen classes, hIoU.
@@ -188,7 +190,7 @@ def evaluate(
     segmenters: dict[str, Segmenter] = {}
     resized = False
     for asked in scored or [model or ""]:
-        loaded = load_segmenter(asked, clip, device)
+        loaded = load_segmenter(asked, clip, device, precision)
         shown = loaded.shown_at(short_side=short_side, window=window, stride=stride)
         resized |= shown.config != loaded.config
         segmenters[asked or clip or DEFAULT_MODEL] = shown

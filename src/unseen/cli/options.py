@@ -29,6 +29,14 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     typer.Option("--device", help="Where to compute; auto takes a GPU if there is one."),
 ]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16"],
+    typer.Option(
+        "--precision",
+        help="Of matrix products: fp32 is exact; bf16 needs a model in torch or OpenVINO, fp16 "
+        "one in torch.",
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace a model that is there already.")
 ]
@@ -65,15 +73,17 @@ def say(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def load_segmenter(model: str | None, clip: str | None, device: str) -> "Segmenter":
+def load_segmenter(
+    model: str | None, clip: str | None, device: str, precision: str = "fp32"
+) -> "Segmenter":
     """Load what --model or --clip names."""
     from unseen.segmenter import Segmenter
 
     if model and clip:
         raise InputError("give --model or --clip, not both: --clip is CLIP without a trained model")
     if clip:
-        return Segmenter.from_clip(clip, device=device)
-    return Segmenter.from_pretrained(model or DEFAULT_MODEL, device=device)
+        return Segmenter.from_clip(clip, device=device, precision=precision)
+    return Segmenter.from_pretrained(model or DEFAULT_MODEL, device=device, precision=precision)
 
 
 def read_labels(

@@ -13,6 +13,7 @@ from unseen.cli.options import (
     Device,
     Json,
     Model,
+    Precision,
     Templates,
     TextFile,
     Tta,
@@ -46,6 +47,7 @@ def segment(
     calibration: Calibration = None,
     tta: Tta = False,
     device: Device = "auto",
+    precision: Precision = "fp32",
     json: Json = False,
 ) -> None:
     """Segment pictures with any words.
@@ -70,7 +72,7 @@ def segment(
     found = find_pictures(pictures)
     if out.resolve() in {picture.resolve().parent for picture in found}:
         raise InputError(f"results would lie among the pictures of {out}: give another --out")
-    segmenter = load_segmenter(model, clip, device)
+    segmenter = load_segmenter(model, clip, device, precision)
     if model is None and clip is None:
         say(
             f"using {DEFAULT_MODEL}, which knows drawings; for photos give --model or "

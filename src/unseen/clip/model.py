@@ -167,11 +167,10 @@ def resample_positions(
     """Resample the patch rows of a position table to another (height, width) of patches.
 
     Row 0 (the class token's) is kept. Bilinear, corners not aligned, no antialiasing: as all three
-    methods do (timm's habit is bicubic with antialiasing).
+    methods do (timm's habit is bicubic with antialiasing). At the table's own size nothing changes,
+    which needs no case of its own: an exported model could not hold one.
     """
     side = math.isqrt(len(positions) - 1)
-    if size == (side, side):
-        return positions
     grid = positions[1:].T.reshape(1, -1, side, side)
     resized = F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
     return torch.cat([positions[:1], resized[0].flatten(1).T])
@@ -209,7 +208,7 @@ class ImageEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "B L M"], tuple[int, int]]:
         """Turn a normalised image into [class token, patches], positions added; and the grid."""
         patches, grid = self.patchify(image)
-        cls = self.class_embedding.expand(len(patches), 1, -1)
+        cls = self.class_embedding.expand(patches.shape[0], 1, -1)
         positions = resample_positions(self.positional_embedding, grid)
         return self.ln_pre(torch.cat([cls, patches], dim=1) + positions), grid
 

@@ -322,15 +322,18 @@ def clip_config(image: ImageEncoder, text: TextEncoder | None = None) -> dict[st
 
 def build_from_config(config: dict[str, Any]) -> tuple[ImageEncoder, TextEncoder]:
     """Make empty encoders of a description."""
+    return ImageEncoder(VisionConfig(**config["vision"])), build_text_from_config(config)
+
+
+def build_text_from_config(config: dict[str, Any]) -> TextEncoder:
+    """Make an empty text encoder of a description."""
     text = TextConfig(**config["text"])
     if "words" in config:
         words = config["words"]
-        tokenizer = WordTokenizer(words["words"], text.context_length, note=words["note"])
-        return ImageEncoder(VisionConfig(**config["vision"])), TextEncoder(text, tokenizer)
-    return (
-        ImageEncoder(VisionConfig(**config["vision"])),
-        TextEncoder(text, BytePairTokenizer(text.context_length)),
-    )
+        return TextEncoder(
+            text, WordTokenizer(words["words"], text.context_length, note=words["note"])
+        )
+    return TextEncoder(text, BytePairTokenizer(text.context_length))
 
 
 def save_clip(

@@ -102,7 +102,7 @@ class RegionHead(nn.Module):
         for query_layer, patch_layer in zip(self.query_layers, self.patch_layers, strict=True):
             queries, patches = query_layer(queries, patches), patch_layer(patches, queries)
         # the mean over regions of products is the product with the mean
-        mean = queries.unflatten(1, (-1, len(text))).mean(dim=1)  # (B, C, D)
+        mean = queries.unflatten(1, (-1, text.shape[0])).mean(dim=1)  # (B, C, D)
         logits = (mean @ patches.transpose(1, 2)).unflatten(2, grid)
         if not self.training:
             return Prediction(logits)

@@ -21,7 +21,7 @@ def descriptor(text: Float[Tensor, "C D"], cls: Float[Tensor, "B D"]) -> Float[T
 DESCRIPTORS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
     "product+text": (2, descriptor),
     "product": (1, lambda text, cls: text * cls[:, None]),
-    "text": (1, lambda text, cls: text.expand(len(cls), -1, -1)),
+    "text": (1, lambda text, cls: text.expand(cls.shape[0], -1, -1)),
 }
 """What queries are made of: how many times the joint width, and how. "text" does without the
 image's class token."""

@@ -130,20 +130,18 @@ def region_mask(
     rows, columns = (torch.arange(n, device=device) * side // n for n in grid)
     owner = (rows[:, None] * side + columns).flatten()
     member = owner[:, None] == torch.arange(side**2, device=device)  # (h·w, R)
-    regions, patches = side**2, slice(1, 1 + len(owner))
-    length = 1 + len(owner) + regions
-    allowed = torch.zeros(length, length, dtype=torch.bool, device=device)
-    allowed[:-regions, :-regions] = True
-    allowed[patches, -regions:] = member
-    allowed[-regions:, patches] = member.T
-    allowed[-regions:, -regions:] = torch.eye(regions, dtype=torch.bool, device=device)
-    return torch.zeros(length, length, device=device).masked_fill(~allowed, -torch.inf)
+    regions = side**2
+    bridge = torch.cat([member.new_zeros(1, regions), member])  # (1+h·w, R); no class token in it
+    image = bridge.new_ones(bridge.shape[0], bridge.shape[0])
+    own = torch.eye(regions, dtype=torch.bool, device=device)
+    allowed = torch.cat([torch.cat([image, bridge], dim=1), torch.cat([bridge.T, own], dim=1)])
+    return torch.zeros_like(allowed, dtype=torch.float).masked_fill(~allowed, -torch.inf)
 
 
 def show_prompts(mask: Float[Tensor, "L L"], count: int, regions: int) -> Float[Tensor, "L L2"]:
     """Add columns for prompts to a ``region_mask``: all tokens but those of regions see them."""
-    seen = mask.new_zeros(len(mask), count)
-    seen[-regions:] = -torch.inf
+    seen = mask.new_zeros(mask.shape[0] - regions, count)
+    seen = torch.cat([seen, mask.new_full((regions, count), -torch.inf)])
     return torch.cat([mask, seen], dim=1)
 
 
@@ -199,9 +197,9 @@ class PromptedEncoder(Encoder):
         positions = resample_positions(self.clip.positional_embedding, grid)
         # the class token holds the class embedding twice: once as token, once in its position
         cls = 2 * self.clip.class_embedding + positions[0]
-        tokens = [cls.expand(len(image), 1, -1), patches + positions[1:]]
+        tokens = [cls.expand(image.shape[0], 1, -1), patches + positions[1:]]
         if self.regions is not None:
-            tokens.append(self.regions.expand(len(image), -1, -1))
+            tokens.append(self.regions.expand(image.shape[0], -1, -1))
         return self.clip.ln_pre(torch.cat(tokens, dim=1)), grid
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> ImageFeatures:
@@ -217,7 +215,7 @@ class PromptedEncoder(Encoder):
             # what a block makes of its prompts is not used, the next one gets fresh ones: so they
             # are only attended to
             if i <= self.prompts.depth:
-                tokens = block(tokens, prompted_mask, self.prompts(i, len(image)))
+                tokens = block(tokens, prompted_mask, self.prompts(i, image.shape[0]))
             else:
                 tokens = block(tokens, mask)
             if self.stages and i + 1 in self.stages.blocks:

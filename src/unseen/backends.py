@@ -1,0 +1,240 @@
+"""What runs a model: torch itself, or an exported file by way of onnxruntime or OpenVINO.
+
+A folder that ``unseen.export`` wrote holds ``config.json`` as other models' folders do, the
+exported file in place of the weights, and the text encoder's weights, which are read when words
+are to be embedded. onnxruntime and OpenVINO execute nothing but the operators of the file.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unseen.checkpoints import ModelConfig, describing, read_config, read_description
+from unseen.clip import TextEncoder
+from unseen.clip.archives import read_state
+from unseen.clip.model import VisionConfig
+from unseen.clip.weights import build_text_from_config, fill
+from unseen.errors import InputError, require
+from unseen.model import SegmentationModel
+
+FILES = {
+    "onnx": ("model.onnx",),
+    "openvino": ("model.xml", "model.bin"),
+    "torch": ("model.pt2",),
+}
+"""What a model can be exported to, and the files it is then in."""
+
+TEXT_FILE = "text.safetensors"
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Runs a model; any B, C, H and W from one patch up.
+
+    Attributes:
+        name: of what computes.
+        precision: in which it computes: ``fp32``, ``bf16`` or ``fp16``; logits are float32 always.
+        vision: sizes of the model's image encoder.
+        device: where it computes.
+    """
+
+    name: str
+    precision: str
+    vision: VisionConfig
+    device: torch.device
+
+    def __call__(
+        self, image: Float[Tensor, "B 3 H W"], text: Float[Tensor, "C D"]
+    ) -> Float[Tensor, "B C h w"]: ...
+
+
+def check_precision(precision: str, known: tuple[str, ...], name: str) -> None:
+    """Refuse a precision in which a backend does not compute."""
+    if precision not in known:
+        raise InputError(f"{name} computes in {' or '.join(known)}, got {precision!r}")
+
+
+class TorchBackend:
+    """Run a model in torch.
+
+    Args:
+        model: the model.
+        device: where to.
+        precision: of matrix products; what needs more keeps float32 (torch's autocast).
+    """
+
+    name = "torch"
+
+    def __init__(
+        self, model: SegmentationModel, *, device: torch.device, precision: str = "fp32"
+    ) -> None:
+        check_precision(precision, tuple(_DTYPES), "torch")
+        self.model = model.to(device).eval()
+        self.device, self.precision = device, precision
+        self.vision = model.encoder.clip.config
+
+    def __call__(
+        self, image: Float[Tensor, "B 3 H W"], text: Float[Tensor, "C D"]
+    ) -> Float[Tensor, "B C h w"]:
+        dtype = _DTYPES[self.precision]
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            logits: Tensor = self.model(image, text).logits
+        return logits.float()
+
+
+class OnnxBackend:
+    """Run an ONNX file in onnxruntime, on the CPU and as many threads as torch takes.
+
+    Args:
+        path: the file.
+        vision: sizes of the model's image encoder.
+        precision: ``fp32``, there is no other.
+
+    Raises:
+        InputError: no whole ONNX file.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, vision: VisionConfig, *, precision: str = "fp32") -> None:
+        check_precision(precision, ("fp32",), "onnxruntime")
+        runtime = require("onnxruntime", extra="onnx")
+        self.device, self.vision, self.precision = torch.device("cpu"), vision, precision
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors; a broken file is told of below
+        try:
+            self._session = runtime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception:  # its kinds of errors share no base
+            raise _broken(path, "onnxruntime") from None
+
+    def __call__(
+        self, image: Float[Tensor, "B 3 H W"], text: Float[Tensor, "C D"]
+    ) -> Float[Tensor, "B C h w"]:
+        given = {"image": image.numpy(), "text": text.numpy()}
+        return torch.from_numpy(self._session.run(["logits"], given)[0])
+
+
+class OpenVinoBackend:
+    """Run an OpenVINO file, on the CPU and as many threads as torch takes.
+
+    Args:
+        path: the ``.xml``, beside its ``.bin``.
+        vision: sizes of the model's image encoder.
+        precision: ``fp32``, or ``bf16`` where the processor has it; OpenVINO's own choice is not
+            taken, it differs between processors.
+
+    Raises:
+        InputError: no whole OpenVINO file.
+    """
+
+    name = "OpenVINO"
+
+    def __init__(self, path: Path, vision: VisionConfig, *, precision: str = "fp32") -> None:
+        check_precision(precision, ("fp32", "bf16"), "OpenVINO")
+        openvino = require("openvino", extra="openvino")
+        self.device, self.vision, self.precision = torch.device("cpu"), vision, precision
+        settings = {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        try:
+            self._model = openvino.Core().compile_model(str(path), "CPU", settings)
+        except RuntimeError:
+            raise _broken(path, "OpenVINO") from None
+
+    def __call__(
+        self, image: Float[Tensor, "B 3 H W"], text: Float[Tensor, "C D"]
+    ) -> Float[Tensor, "B C h w"]:
+        given = {"image": image.numpy(), "text": text.numpy()}
+        return torch.from_numpy(self._model(given)[0])
+
+
+_RUNNERS: dict[str, Any] = {"onnx": OnnxBackend, "openvino": OpenVinoBackend}
+
+
+def _broken(path: Path, runner: str) -> InputError:
+    return InputError(
+        f"{path} cannot be run by this {runner}: it is not whole, or of a newer one; "
+        "export the model again"
+    )
+
+
+def run_file(path: Path, to: str, vision: VisionConfig, *, precision: str = "fp32") -> Backend:
+    """Return what runs an exported file.
+
+    Raises:
+        InputError: a broken file, a precision it cannot be run in, or a program of torch.export.
+        MissingExtra: what runs it is not installed.
+    """
+    if to not in _RUNNERS:
+        # torch.export.load unpickles parts of the file with weights_only=False
+        raise InputError(
+            f"{path} is a program of torch.export, whose reading can run any code that is in it: "
+            "unseen writes such files for other programs and reads none; give the model it was "
+            "made of"
+        )
+    if missing := next((name for name in FILES[to] if not path.with_name(name).is_file()), None):
+        raise InputError(f"there is no {path.with_name(missing)}: export the model again")
+    backend: Backend = _RUNNERS[to](path, vision, precision=precision)
+    return backend
+
+
+@dataclass(frozen=True)
+class StoredText:
+    """A text encoder that is read when it is needed.
+
+    Args:
+        path: its weights.
+        encoders: sizes of both encoders, and the tokenizer.
+        fingerprint: as ``unseen.clip.fingerprint`` gives it.
+    """
+
+    path: Path
+    encoders: dict[str, Any]
+    fingerprint: str
+
+    def load(self) -> TextEncoder:
+        """Read the weights.
+
+        Raises:
+            InputError: a broken file, or one of another encoder.
+        """
+        with describing(self.path.parent):
+            text = build_text_from_config(self.encoders)
+        fill(text, read_state(self.path), f"the text encoder of {self.path.parent}")
+        return text.eval()
+
+
+def is_exported(source: str | Path) -> bool:
+    """Tell whether this is the folder of an exported model."""
+    path = os.path.join(source, "config.json")
+    return os.path.isfile(path) and "exported" in read_description(Path(source))
+
+
+def load_exported(
+    folder: Path, *, precision: str = "fp32"
+) -> tuple[Backend, StoredText, ModelConfig]:
+    """Read the folder of an exported model.
+
+    Raises:
+        InputError: a broken folder, a precision its file cannot be run in, or one of torch.export.
+        MissingExtra: what runs the file is not installed.
+    """
+    description = read_description(folder)
+    with describing(folder):
+        config, encoders = read_config(description), description["encoders"]
+        to = description["exported"]["to"]
+        path, vision = folder / FILES[to][0], VisionConfig(**encoders["vision"])
+        text = StoredText(folder / TEXT_FILE, encoders, description["exported"]["text"])
+    return run_file(path, to, vision, precision=precision), text, config
