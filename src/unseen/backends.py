@@ -31,7 +31,8 @@ FILES = {
 
 TEXT_FILE = "text.safetensors"
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Names of the types that torch takes matrix products in: with autocast, but the first."""
 
 
 @runtime_checkable
@@ -61,6 +62,17 @@ def check_precision(precision: str, known: tuple[str, ...], name: str) -> None:
         raise InputError(f"{name} computes in {' or '.join(known)}, got {precision!r}")
 
 
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Take matrix products in a type by its name in ``PRECISIONS``; what needs more keeps float32.
+
+    Raises:
+        InputError: no such type.
+    """
+    check_precision(precision, tuple(PRECISIONS), "torch")
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
 class TorchBackend:
     """Run a model in torch.
 
@@ -75,7 +87,7 @@ class TorchBackend:
     def __init__(
         self, model: SegmentationModel, *, device: torch.device, precision: str = "fp32"
     ) -> None:
-        check_precision(precision, tuple(_DTYPES), "torch")
+        check_precision(precision, tuple(PRECISIONS), "torch")
         self.model = model.to(device).eval()
         self.device, self.precision = device, precision
         self.vision = model.encoder.clip.config
@@ -83,8 +95,7 @@ class TorchBackend:
     def __call__(
         self, image: Float[Tensor, "B 3 H W"], text: Float[Tensor, "C D"]
     ) -> Float[Tensor, "B C h w"]:
-        dtype = _DTYPES[self.precision]
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(self.precision, self.device):
             logits: Tensor = self.model(image, text).logits
         return logits.float()
 

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
+from unseen.backends import TorchBackend, autocast
 from unseen.catalogue import find_dataset
-from unseen.checkpoints import ModelConfig, load_pretrained, shipped_models
+from unseen.checkpoints import ModelConfig, shipped_models
 from unseen.data.transforms import fit_short_side
 from unseen.efficiency import clock, describe, hardware
 from unseen.embeddings import TextEmbeddings
@@ -32,13 +32,10 @@ from unseen.errors import InputError
 from unseen.metrics import markdown
 from unseen.readout import Windows
 from unseen.recipes import RECIPES, VOCABULARY_OF, Source, find_recipe
-from unseen.segmenter import Segmenter
+from unseen.segmenter import Segmenter, resolve_device
 from unseen.settings import SUPERVISED, Setting, find_setting
 from unseen.training import batches, compute_loss, make_optimizer, open_source
 from unseen.vocabulary import Vocabulary, find_vocabulary
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Names of the types that matrix products are taken in: with autocast, but the first."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Case:
         classes: how many are looked for; None for the model's vocabulary.
         size: (height, width) of a picture; the other tasks have the model's windows.
         batch: windows at a time, or pictures a step.
-        precision: a key of ``PRECISIONS``.
+        precision: ``fp32``, ``bf16`` or ``fp16``, as far as what runs the model knows it.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         warmup: calls before the clock runs.
         repeats: calls with the clock.
@@ -149,11 +146,11 @@ class Measurement:
 # What is timed -----------------------------------------------------------------------------------
 
 
-def load(source: str, device: str = "auto") -> Segmenter:
+def load(source: str, device: str = "auto", precision: str = "fp32") -> Segmenter:
     """Return a model without its text encoder: a trained one, or a recipe's with random weights.
 
     Raises:
-        InputError: no such model or recipe.
+        InputError: no such model or recipe, or a precision it cannot be run in.
     """
     if source in RECIPES and source not in shipped_models() and not os.path.exists(source):
         recipe = RECIPES[source]
@@ -168,9 +165,11 @@ def load(source: str, device: str = "auto") -> Segmenter:
             stride=recipe.stride,
         )
         torch.manual_seed(recipe.seed)
-        return Segmenter(describe(source).build(), None, config, device=device)
-    model, _, config = load_pretrained(source)
-    return Segmenter(model, None, config, device=device)
+        model = describe(source).build()
+        run = TorchBackend(model, device=resolve_device(device), precision=precision)
+        return Segmenter(run, None, config)
+    whole = Segmenter.from_pretrained(source, device=device, precision=precision)
+    return Segmenter(whole.backend, None, whole.config)
 
 
 def random_text(segmenter: Segmenter, classes: int | None) -> TextEmbeddings:
@@ -178,7 +177,7 @@ def random_text(segmenter: Segmenter, classes: int | None) -> TextEmbeddings:
     vocabulary = segmenter.config.vocabulary
     if classes is not None and classes != len(vocabulary):
         vocabulary = Vocabulary("random", tuple(f"label {i}" for i in range(classes)))
-    width = segmenter.model.encoder.clip.config.embed_dim
+    width = segmenter.backend.vision.embed_dim
     values = torch.randn(len(vocabulary), width, generator=torch.Generator().manual_seed(0))
     return TextEmbeddings(vocabulary, torch.nn.functional.normalize(values, dim=-1))
 
@@ -195,12 +194,6 @@ def random_picture(size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
     return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def computing(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Take matrix products in a type by its name in ``PRECISIONS``."""
-    dtype = PRECISIONS[precision]
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-
-
 def picture(segmenter: Segmenter, case: Case) -> Work:
     """Prepare to name the pixels of a picture that is in memory."""
     config, text = segmenter.config, random_text(segmenter, case.classes)
@@ -210,8 +203,7 @@ def picture(segmenter: Segmenter, case: Case) -> Work:
     height, width = windows.crop
 
     def run() -> object:
-        with computing(case.precision, segmenter.device):
-            return segmenter(image, text, limit=None)
+        return segmenter(image, text, limit=None)
 
     what = f"{len(windows.corners)} × {height}×{width}"
     return Work(run, segmenter.device, 1, len(text.values), what)
@@ -223,8 +215,8 @@ def windows(segmenter: Segmenter, case: Case) -> Work:
     images = random_windows(segmenter, case.batch)
 
     def run() -> object:
-        with torch.inference_mode(), computing(case.precision, segmenter.device):
-            return segmenter.model(images, text)
+        with torch.inference_mode():
+            return segmenter.backend(images, text)
 
     side = segmenter.config.window
     return Work(run, segmenter.device, case.batch, len(text), f"{case.batch} × {side}×{side}")
@@ -278,7 +270,7 @@ def training(segmenter: Segmenter, case: Case) -> Work:
     optimizer = make_optimizer(model, learning_rate=1e-6, weight_decay=0.01)
 
     def run() -> None:
-        with computing(case.precision, segmenter.device):
+        with autocast(case.precision, segmenter.device):
             losses = compute_loss(
                 model,
                 given.images,
@@ -332,17 +324,13 @@ def prepare(case: Case) -> Work:
     """
     if case.task == "loading":
         return loading(case)
-    if case.precision not in PRECISIONS:
-        raise InputError(
-            f"no precision is called {case.precision!r}; known are {', '.join(PRECISIONS)}"
-        )
     if case.task not in TASKS:
         raise InputError(
             f"no task is called {case.task!r}; known are {', '.join(TASKS)} and loading"
         )
     if min(case.repeats, case.batch, *case.size, case.classes or 1) < 1 or case.warmup < 0:
         raise InputError("repeats, batch, sizes and classes are whole numbers from 1")
-    return TASKS[case.task](load(case.model, case.device), case)
+    return TASKS[case.task](load(case.model, case.device, case.precision), case)
 
 
 def measure(case: Case, prepare: Callable[[Case], Work] = prepare) -> Measurement:
