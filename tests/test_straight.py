@@ -93,7 +93,7 @@ def test_labels_are_the_yardsticks(model, size, text):
     shown = torch.from_numpy(picture).permute(2, 0, 1) / 255
     windows = {"window": 32, "stride": 20}
     view = segmenter.look(picture, text, bias)
-    ours = view.scores((0, size[0]), (0, size[1]))
+    ours = view.scores((0, size[0]), (0, size[1])).permute(2, 0, 1)
     assert_close(ours, straight.score(model, shown, text, bias, **windows))
     found = segmenter.shown_at(short_side=min(size))(picture, labels)
     plain = straight.segment(model, shown, text, bias, size=size, **windows).numpy()

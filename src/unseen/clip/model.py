@@ -89,7 +89,7 @@ class Attention(nn.Module):
             width = x.shape[-1]
             kv = F.linear(context, self.in_proj_weight[width:], self.in_proj_bias[width:])
             more = kv.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-            more = more.expand(-1, len(x), -1, -1, -1)
+            more = more.expand(-1, x.shape[0], -1, -1, -1)
             k, v = torch.cat([k, more[0]], dim=2), torch.cat([v, more[1]], dim=2)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
