@@ -46,7 +46,10 @@ TABLE = {
     "zegclip": Contender("ZegCLIP", "zegclip"),  # focal : dice is 100 : 60 in its recipe
     "cascade": Contender("Cascade-CLIP", "cascade"),
     "cascade-cliprc": Contender(
-        "Cascade over CLIP-RC", "cascade", {"options.over": "cliprc", "options.regions": 4}
+        "Cascade over CLIP-RC",
+        "cascade",
+        # the rate of CLIP-RC: at the cascade's nothing is learned
+        {"options.over": "cliprc", "options.regions": 4, "learning_rate": 1e-3},
     ),
     "cliprc": Contender("CLIP-RC", "cliprc"),
 }
