@@ -32,6 +32,12 @@ MICRO_PRETRAINING = Pretraining(
 )
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Let a test draw the same numbers whichever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def micro_clip() -> CLIP:
     """Return an untrained CLIP that knows the micro world's words."""

@@ -368,7 +368,7 @@ def _(tiny: Tiny) -> None:
 def _(tiny: Tiny) -> None:
     golden = tiny.golden
     image, size = golden.tensor("in/img_slide"), golden.meta["out/ind/slide_ori"]
-    views = [tiny.slide(image, "ind"), replace(tiny.slide(image.flip(3), "ind"), mirrored=True)]
+    views = [tiny.slide(image, "ind"), replace(tiny.slide(image.flip(3), "ind"), flipped=True)]
     mask, _ = find_likeliest(views, tuple(size))
     fine = [resized(score_map(view)[None], size).softmax(dim=1)[0] for view in views]
     mean = (fine[0] + fine[1].flip(2)) / 2

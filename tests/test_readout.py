@@ -98,13 +98,28 @@ def test_the_best_class_of_every_pixel_is_that_of_the_slow_loop(shown, size, cla
 
 def test_classes_that_cannot_win_are_not_read_out():
     view = make_view((64, 64), classes=50)
-    view.logits.sub_(10)[:, 7] += 20
+    view.logits.clamp_(-2, 2)[:, 7] += 5
     view.bias[7] = 0
     assert view.rivals((0, 32), (0, 32)).tolist() == [7]
     assert (find_best(view, (64, 64))[0] == 7).all()
 
 
-def test_equal_scores_go_to_the_first_label():
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_wins_somewhere_in_a_rectangle_is_among_its_rivals(seed):
+    torch.manual_seed(seed)
+    view = make_view((50, 70), classes=12)
+    view.logits.mul_(0.02).add_(torch.logit(0.4 + view.bias).view(12, 1, 1))  # noise decides
+    view.bias[::2] += 0.1
+    winners = read_out_slowly(view).argmax(dim=0)
+    for rows, columns in [((0, 50), (0, 70)), ((3, 15), (5, 19)), ((40, 50), (60, 70))]:
+        rivals = set(view.rivals(rows, columns).tolist())
+        assert set(winners[slice(*rows), slice(*columns)].flatten().tolist()) <= rivals
+        assert rivals <= set(range(1, 12, 2))
+
+
+@pytest.mark.parametrize("scores", [2**19, 4])
+def test_equal_scores_go_to_the_first_label_also_of_several_groups(scores, monkeypatch):
+    monkeypatch.setattr("unseen.readout._SCORES", {"cpu": scores})
     windows = Windows((3, 3), 4, 4)
     mask, _ = find_best(View(torch.ones(1, 4, 2, 2), windows, torch.zeros(4), 4), (3, 3))
     assert (mask == 0).all()
@@ -124,7 +139,7 @@ def test_views_are_averaged_as_probabilities_turned_back_and_weighted():
     mask, best = find_likeliest(
         [
             replace(a, weight=3),
-            replace(b, mirrored=True),
+            replace(b, flipped=True),
         ],
         size,
     )

@@ -73,6 +73,15 @@ def test_calibration_lowers_seen_classes_alone(micro):
     assert plain.unseen == ("train",)
 
 
+def test_the_score_map_has_every_labels_scores_at_the_size_that_is_shown(micro):
+    image = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
+    names = ["bus", "train", "sky"]
+    scores, result = micro.score_map(image, names), micro(image, names)
+    assert scores.shape == (3, 48, 80)  # as large as it is shown
+    assert (scores.argmax(dim=0).numpy() == result.mask).mean() > 0.999
+    assert np.allclose(scores.amax(dim=0), result.scores, atol=1e-5)
+
+
 def test_very_long_pictures_are_held_at_a_limit_with_a_warning(micro):
     image = np.zeros((4, 600, 3), np.uint8)
     with pytest.warns(UserWarning, match="held at 480"):

@@ -2,8 +2,8 @@
 
 Every case runs in a process of its own, so that its peak is its own. The weights of a recipe are
 random, and so are text embeddings and pictures always: the text encoder does not run, nor is a
-recipe's built. Weights decide little of the time: with random ones more classes rival at a pixel
-than with trained ones.
+recipe's built. Weights decide nothing of a model's time, and of the read-out's how many classes
+rival at a pixel.
 """
 
 import multiprocessing

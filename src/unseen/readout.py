@@ -123,7 +123,7 @@ class View:
         windows: where they lie.
         bias: γ for seen classes, 0 for the others.
         side: of square crops, the pixels at which σ is taken: the window of the training.
-        mirrored: the picture was shown mirrored.
+        flipped: the picture was shown mirrored.
         weight: how often the view counts among others.
     """
 
@@ -131,7 +131,7 @@ class View:
     windows: Windows
     bias: Float[Tensor, " C"]
     side: int
-    mirrored: bool = False
+    flipped: bool = False
     weight: int = 1
 
     def of(self, classes: Integer[Tensor, " G"]) -> "View":
@@ -246,7 +246,7 @@ class Enlarged:
 
     def _turn(self, tile: Tile) -> Tile:
         rows, (left, right) = tile
-        return rows, (self.width - right, self.width - left) if self.view.mirrored else (
+        return rows, (self.width - right, self.width - left) if self.view.flipped else (
             left,
             right,
         )
@@ -257,7 +257,7 @@ class Enlarged:
         scores = self.view.scores(rows, columns, classes)
         for axis, (side, range_) in enumerate(zip(self._sides, self._turn(tile), strict=True)):
             scores = side.part(scores, *range_, dim=axis)
-        return scores.flip(1) if self.view.mirrored else scores
+        return scores.flip(1) if self.view.flipped else scores
 
     def rivals(self, tile: Tile) -> tuple[Integer[Tensor, " G"], int]:
         """Return the classes that may be the best in a tile, and how many pixels they cost."""

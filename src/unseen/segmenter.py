@@ -416,8 +416,7 @@ class Segmenter:
 
         Arguments and errors are those of a call, which does not need all these scores at once.
         """
-        image, embeddings = as_array(picture), self.embed(labels)
-        return score_map(self.views(image, embeddings, calibration=calibration, limit=limit)[0])
+        return score_map(self.views(picture, labels, calibration=calibration, limit=limit)[0])
 
     def views(
         self,
@@ -447,9 +446,9 @@ class Segmenter:
         found = []
         for side, weight in sides.items():
             resized = resize_image(image, shown[side])
-            for mirrored in (False, True) if tta else (False,):
-                view = self.look(resized[:, ::-1] if mirrored else resized, text, bias)
-                found.append(replace(view, mirrored=mirrored, weight=weight))
+            for flipped in (False, True) if tta else (False,):
+                view = self.look(resized[:, ::-1] if flipped else resized, text, bias)
+                found.append(replace(view, flipped=flipped, weight=weight))
         return found
 
     def _shown_size(
