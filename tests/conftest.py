@@ -33,6 +33,12 @@ MICRO_PRETRAINING = Pretraining(
 
 
 @pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's cache out of the tests, and each test's to itself."""
+    monkeypatch.setenv("UNSEEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
 def _seed() -> None:
     """Let a test draw the same numbers whichever ran before it."""
     torch.manual_seed(0)

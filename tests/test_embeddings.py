@@ -12,9 +12,12 @@ import pytest
 import torch
 from oracles import bilinear
 
+from unseen.checkpoints import StoredText
+from unseen.clip import TextEncoder
 from unseen.clip.model import resample_positions
-from unseen.embeddings import TextEmbeddings
+from unseen.embeddings import TextEmbeddings, cache_folder
 from unseen.errors import InputError
+from unseen.segmenter import Segmenter
 from unseen.vocabulary import COCO171, CONTEXT59, VOC20, Vocabulary
 
 HERE = Path(__file__).parent / "goldens" / "embeddings"
@@ -83,3 +86,71 @@ def test_the_real_position_grid_is_resampled_as_by_hand():
         for channel in (0, 300, 767):
             slow = bilinear(positions[1:, channel].reshape(14, 14), *size)
             torch.testing.assert_close(resampled[1:, channel].reshape(size), slow)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    Segmenter.from_clip("miniature").save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def kept() -> list[Path]:
+    return sorted((cache_folder() / "text").glob("*"))
+
+
+def test_labels_that_were_read_before_need_no_text_encoder(folder, monkeypatch):
+    names = ("bus", "giraffe")
+    first = Segmenter.from_pretrained(folder).embed(names)
+    monkeypatch.setattr(StoredText, "load", lambda self: pytest.fail("the text encoder was read"))
+    again = Segmenter.from_pretrained(folder).embed(names)
+    assert torch.equal(again.values, first.values)
+    assert (again.clip, again.vocabulary) == (first.clip, first.vocabulary)
+    result = Segmenter.from_pretrained(folder)(np.zeros((40, 64, 3), np.uint8), names)
+    assert result.labels == names
+
+
+def test_other_names_templates_or_weights_are_read_anew(folder):
+    segmenter = Segmenter.from_pretrained(folder)
+    values = [segmenter.embed(Vocabulary("mine", ("bus", "dog"))).values]
+    values.append(segmenter.embed(Vocabulary("mine", ("bus dog",))).values)
+    values.append(segmenter.embed(Vocabulary("mine", ("bus", "dog"), templates=("{}",))).values)
+    with torch.no_grad():
+        segmenter.text.text_projection.mul_(-1)
+    other = Segmenter(segmenter.backend, segmenter.text, segmenter.config)
+    values.append(other.embed(Vocabulary("mine", ("bus", "dog"))).values)
+    assert len(kept()) == len(values)
+    assert torch.allclose(values[0], -values[3], atol=1e-6)
+    assert not torch.allclose(values[0], values[2], atol=1e-3)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a tensor" * 9])
+def test_a_broken_file_of_the_cache_is_made_anew(folder, content):
+    first = Segmenter.from_pretrained(folder).embed("bus, dog")
+    (path,) = kept()
+    path.write_bytes(content)
+    assert torch.equal(Segmenter.from_pretrained(folder).embed("bus, dog").values, first.values)
+    assert path.stat().st_size > len(content)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(folder, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("UNSEEN_CACHE", str(tmp_path / "file"))
+    assert len(Segmenter.from_pretrained(folder).embed("bus, dog").values) == 2
+    monkeypatch.delenv("UNSEEN_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert len(Segmenter.from_pretrained(folder).embed("bus, dog").values) == 2
+
+
+def test_the_cache_keeps_what_was_used_last(folder, monkeypatch):
+    monkeypatch.setattr("unseen.embeddings.KEPT", 2)
+    segmenter = Segmenter.from_pretrained(folder)
+    for number, names in enumerate(("bus, dog", "sky", "giraffe")):
+        segmenter.embed(names)
+        for path in kept():
+            os.utime(path, (number, number)) if path.stat().st_mtime > 10 else None
+    assert len(kept()) == 2
+    monkeypatch.setattr(TextEncoder, "embed", lambda *given: pytest.fail("read anew"))
+    again = Segmenter.from_pretrained(folder)
+    again.embed("sky")
+    again.embed("giraffe")

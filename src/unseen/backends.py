@@ -6,7 +6,6 @@ are to be embedded. onnxruntime and OpenVINO execute nothing but the operators o
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,11 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unseen.checkpoints import ModelConfig, describing, read_config, read_description
-from unseen.clip import TextEncoder
-from unseen.clip.archives import read_state
+from unseen.checkpoints import (
+    ModelConfig,
+    StoredText,
+    describing,
+    read_config,
+    read_description,
+)
 from unseen.clip.model import VisionConfig
-from unseen.clip.weights import build_text_from_config, fill
 from unseen.errors import InputError, require
 from unseen.model import SegmentationModel
 
@@ -201,32 +203,6 @@ def run_file(path: Path, to: str, vision: VisionConfig, *, precision: str = "fp3
     return backend
 
 
-@dataclass(frozen=True)
-class StoredText:
-    """A text encoder that is read when it is needed.
-
-    Args:
-        path: its weights.
-        encoders: sizes of both encoders, and the tokenizer.
-        fingerprint: as ``unseen.clip.fingerprint`` gives it.
-    """
-
-    path: Path
-    encoders: dict[str, Any]
-    fingerprint: str
-
-    def load(self) -> TextEncoder:
-        """Read the weights.
-
-        Raises:
-            InputError: a broken file, or one of another encoder.
-        """
-        with describing(self.path.parent):
-            text = build_text_from_config(self.encoders)
-        fill(text, read_state(self.path), f"the text encoder of {self.path.parent}")
-        return text.eval()
-
-
 def is_exported(source: str | Path) -> bool:
     """Tell whether this is the folder of an exported model."""
     path = os.path.join(source, "config.json")
@@ -247,5 +223,5 @@ def load_exported(
         config, encoders = read_config(description), description["encoders"]
         to = description["exported"]["to"]
         path, vision = folder / FILES[to][0], VisionConfig(**encoders["vision"])
-        text = StoredText(folder / TEXT_FILE, encoders, description["exported"]["text"])
+        text = StoredText(folder / TEXT_FILE, encoders, description["text_fingerprint"])
     return run_file(path, to, vision, precision=precision), text, config

@@ -147,7 +147,7 @@ class Measurement:
 
 
 def load(source: str, device: str = "auto", precision: str = "fp32") -> Segmenter:
-    """Return a model without its text encoder: a trained one, or a recipe's with random weights.
+    """Return a trained model, or a recipe's with random weights and no text encoder.
 
     Raises:
         InputError: no such model or recipe, or a precision it cannot be run in.
@@ -168,8 +168,7 @@ def load(source: str, device: str = "auto", precision: str = "fp32") -> Segmente
         model = describe(source).build()
         run = TorchBackend(model, device=resolve_device(device), precision=precision)
         return Segmenter(run, None, config)
-    whole = Segmenter.from_pretrained(source, device=device, precision=precision)
-    return Segmenter(whole.backend, None, whole.config)
+    return Segmenter.from_pretrained(source, device=device, precision=precision)
 
 
 def random_text(segmenter: Segmenter, classes: int | None) -> TextEmbeddings:

@@ -18,13 +18,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from unseen.clip import TextEncoder, fingerprint, load_clip
+from unseen.clip import ImageEncoder, TextConfig, TextEncoder, VisionConfig, fingerprint, load_clip
 from unseen.clip.archives import read_state
-from unseen.clip.weights import (
-    build_from_config,
-    clip_config,
-    fill,
-)
+from unseen.clip.weights import build_text_from_config, clip_config, fill
 from unseen.errors import InputError
 from unseen.hub import fetch, is_repository
 from unseen.methods import METHODS
@@ -34,6 +30,7 @@ from unseen.vocabulary import Vocabulary
 from unseen.writing import write_text, write_whole
 
 SHIPPED_CLIP = "miniature"
+_TEXT = "text."  # before the names of the text encoder's weights
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,41 @@ class ModelConfig:
         return self.vocabulary.names if self.setting == "supervised" else self.vocabulary.seen
 
 
+@dataclass(frozen=True)
+class StoredText:
+    """A text encoder whose weights stay on disk until words are to be embedded.
+
+    Args:
+        path: the file with its weights.
+        encoders: sizes of both encoders, and the tokenizer.
+        fingerprint: as ``unseen.clip.fingerprint`` gives it.
+        prefix: of its weights' names in the file.
+    """
+
+    path: Path
+    encoders: dict[str, Any]
+    fingerprint: str
+    prefix: str = ""
+
+    @property
+    def config(self) -> TextConfig:
+        """Its sizes."""
+        return TextConfig(**self.encoders["text"])
+
+    def load(self) -> TextEncoder:
+        """Read the weights.
+
+        Raises:
+            InputError: a broken file, or one of another encoder.
+        """
+        with describing(self.path.parent):
+            text = build_text_from_config(self.encoders)
+        state = read_state(self.path, wanted=lambda name: name.startswith(self.prefix))
+        own = {name.removeprefix(self.prefix): value for name, value in state.items()}
+        fill(text, own, f"the text encoder of {self.path.parent}", mapped=True)
+        return text.eval()
+
+
 def save_pretrained(
     folder: str | Path,
     model: SegmentationModel,
@@ -105,13 +137,14 @@ def save_pretrained(
     elif text is None:
         raise InputError("a model is saved with its text encoder, or adapter_only without CLIP")
     else:
-        state |= {f"text.{k}": v for k, v in text.state_dict().items()}
+        state |= {f"{_TEXT}{k}": v for k, v in text.state_dict().items()}
     state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in state.items()}
     versions = {"unseen": version("unseen"), "torch": torch.__version__}
     description = {
         "format": "unseen-model",
         "adapter_only": adapter_only,
         "fingerprint": fingerprint(model.encoder.clip),
+        "text_fingerprint": fingerprint(text) if text else "",
         "encoders": clip_config(model.encoder.clip, text),
         **asdict(replace(config, versions=versions)),
     }
@@ -121,8 +154,11 @@ def save_pretrained(
 
 def load_pretrained(
     source: str | Path, *, clip: str | Path | None = None
-) -> tuple[SegmentationModel, TextEncoder, ModelConfig]:
+) -> tuple[SegmentationModel, TextEncoder | StoredText, ModelConfig]:
     """Load a model's folder, or a model by its name: a shipped one, or ``owner/name`` of the hub.
+
+    Weights are mapped from the file, so they are read where they are used. The file is only ever
+    replaced, not written into, so a model that was loaded keeps its own.
 
     Args:
         source: folder or name.
@@ -178,12 +214,14 @@ def shipped_model(name: str) -> Path:
 
 def _load_folder(
     folder: Path, clip: str | Path | None
-) -> tuple[SegmentationModel, TextEncoder, ModelConfig]:
+) -> tuple[SegmentationModel, TextEncoder | StoredText, ModelConfig]:
     description = read_description(folder)
     refuse_exported(folder, description)
+    path = folder / "model.safetensors"
+    text: TextEncoder | StoredText
     with describing(folder):
         config = read_config(description)
-        state = read_state(folder / "model.safetensors")
+        state = read_state(path, wanted=lambda name: not name.startswith(_TEXT))
         if description["adapter_only"]:
             source = clip or config.clip
             encoders = load_clip(shipped_clip() if source == SHIPPED_CLIP else source)
@@ -193,19 +231,14 @@ def _load_folder(
                     f"{folder} leaves its CLIP out, and {source} is another than it was trained "
                     "on: give its own, from_pretrained(..., clip=...)"
                 )
+            state |= {f"encoder.clip.{k}": v for k, v in image.state_dict().items()}
         else:
-            image, text = build_from_config(description["encoders"])
+            sizes = description["encoders"]
+            text = StoredText(path, sizes, description["text_fingerprint"], _TEXT)
+            image = ImageEncoder(VisionConfig(**sizes["vision"]))
         model = METHODS[config.method](image, **config.options)
-    if description["adapter_only"]:
-        given = {f"encoder.clip.{k}": v for k, v in image.state_dict().items()}
-        state = {**given, **state}
-    else:
-        prefix = "text."
-        text_state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        fill(text, text_state, f"the text encoder of {folder}")
-        state = {k: v for k, v in state.items() if not k.startswith(prefix)}
-    fill(model, state, f"the {config.method} of {folder}")
-    return model.eval(), text.eval(), config
+    fill(model, state, f"the {config.method} of {folder}", mapped=True)
+    return model.eval(), text, config
 
 
 @contextmanager

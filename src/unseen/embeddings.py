@@ -1,7 +1,11 @@
-"""Text embeddings as files, which say what they are of."""
+"""Text embeddings as files, which say what they are of; a cache of them."""
 
+import hashlib
 import json
+import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +109,63 @@ class TextEmbeddings:
             else "templates it does not say"
         )
         return f"{len(self.values)} text embeddings from {origin}, {templates}"
+
+
+KEPT = 200
+"""Files that the cache keeps: those that were used last."""
+
+
+def cache_folder() -> Path:
+    """Return where text embeddings are kept between runs.
+
+    ``$UNSEEN_CACHE`` if that is set, else ``unseen`` in the user's folder of caches
+    (``$XDG_CACHE_HOME``, by default ``~/.cache``).
+    """
+    if own := os.environ.get("UNSEEN_CACHE"):
+        return Path(own)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unseen"
+    except RuntimeError:  # a user without a home: nothing can be kept
+        return Path(os.devnull)
+
+
+def cached(
+    vocabulary: Vocabulary, clip: str, make: Callable[[], Float[Tensor, "C D"]]
+) -> TextEmbeddings:
+    """Return the embeddings of labels, made only if the cache has none of them.
+
+    They are the same for the same CLIP, templates, names and version of this library. What cannot
+    be read from the cache is made anew, and what cannot be written to it is not: it may be lost at
+    any time.
+
+    Args:
+        vocabulary: the labels.
+        clip: fingerprint of the text encoder.
+        make: embeds them.
+    """
+    key = json.dumps([version("unseen"), clip, vocabulary.templates, vocabulary.names])
+    name = hashlib.sha256(key.encode()).hexdigest()[:32]
+    path = cache_folder() / "text" / f"{name}.safetensors"
+    try:
+        found = TextEmbeddings.load(path)
+        stored = found.clip, found.vocabulary.templates, found.vocabulary.names
+        if stored == (clip, vocabulary.templates, vocabulary.names):
+            os.utime(path)
+            return TextEmbeddings(vocabulary, found.values, clip)
+    except (InputError, OSError):
+        pass
+    made = TextEmbeddings(vocabulary, make(), clip)
+    try:
+        made.save(path)
+        for old in sorted(path.parent.glob("*.safetensors"), key=_used, reverse=True)[KEPT:]:
+            old.unlink(missing_ok=True)
+    except (InputError, OSError):
+        pass
+    return made
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # another process removed it
+        return 0.0

@@ -159,8 +159,9 @@ def _write_rest(segmenter: Segmenter, folder: Path, to: str, *, int8: bool) -> N
     versions = {"unseen": version("unseen"), "torch": torch.__version__}
     description = {
         "format": "unseen-model",
-        "exported": {"to": to, "int8": int8, "text": segmenter.fingerprint},
+        "exported": {"to": to, "int8": int8},
         "fingerprint": fingerprint(clip),
+        "text_fingerprint": segmenter.fingerprint,
         "encoders": clip_config(clip, text),
         **asdict(replace(segmenter.config, versions=versions)),
     }

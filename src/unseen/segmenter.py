@@ -15,13 +15,19 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 from torch import Tensor
 
-from unseen.backends import Backend, StoredText, TorchBackend, is_exported, load_exported
-from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained, shipped_clip
+from unseen.backends import Backend, TorchBackend, is_exported, load_exported
+from unseen.checkpoints import (
+    ModelConfig,
+    StoredText,
+    load_pretrained,
+    save_pretrained,
+    shipped_clip,
+)
 from unseen.clip import TextEncoder, fingerprint, load_clip
 from unseen.data.images import read_image, to_rgb
 from unseen.data.transforms import fit_short_side, resize_image
 from unseen.drawing import mask_image, overlay
-from unseen.embeddings import TextEmbeddings
+from unseen.embeddings import TextEmbeddings, cached
 from unseen.errors import InputError
 from unseen.hub import upload
 from unseen.methods import METHODS
@@ -33,8 +39,8 @@ from unseen.writing import write_whole
 LONGEST_SIDE = 4096
 """Where ``Segmenter`` stops enlarging a very elongated picture, in pixels."""
 
-_BATCH = 2**19
-"""Pixels that are shown to the model at once: two windows of 512."""
+_BATCH = {"cpu": 2**18, "cuda": 2**22}
+"""Pixels that are shown to the model at once: one window of 512, and 16."""
 
 Picture = str | Path | Image.Image | UInt8[np.ndarray, "H W 3"]
 Labels = str | Sequence[str] | Vocabulary | TextEmbeddings
@@ -176,7 +182,7 @@ class Segmenter:
 
     @cached_property
     def text(self) -> TextEncoder | None:
-        """The text encoder; that of an exported model is read when it is first asked for."""
+        """The text encoder; that of a model's folder is read when it is first asked for."""
         text = self._text.load() if isinstance(self._text, StoredText) else self._text
         return text.to(self.device).eval() if text else None
 
@@ -320,7 +326,7 @@ class Segmenter:
                 f"the stride must be from 1 to the window of {config.window}, got {config.stride}: "
                 "give a stride that fits"
             )
-        return Segmenter(self.backend, self._text, config)
+        return Segmenter(self.backend, self.__dict__.get("text", self._text), config)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -330,7 +336,7 @@ class Segmenter:
         return fingerprint(self._text) if self._text else ""
 
     def embed(self, labels: Labels) -> TextEmbeddings:
-        """Return labels with their embeddings; the last few are remembered.
+        """Return labels with their embeddings, from a cache on disk if they were made before.
 
         Args:
             labels: as for a call. Embeddings made before are only checked.
@@ -344,12 +350,16 @@ class Segmenter:
         vocabulary = read_vocabulary(labels, templates=self.config.vocabulary.templates)
         key = vocabulary.names, vocabulary.templates
         if key not in self._embedded:
-            if self.text is None:
+            if self._text is None:
                 raise InputError("this model has no text encoder: give text embeddings")
             if len(self._embedded) >= 8:
                 self._embedded.pop(next(iter(self._embedded)))
-            values = self.text.embed(vocabulary.names, vocabulary.templates)
-            self._embedded[key] = TextEmbeddings(vocabulary, values, self.fingerprint)
+
+            def make() -> Float[Tensor, "C D"]:
+                assert self.text is not None
+                return self.text.embed(vocabulary.names, vocabulary.templates)
+
+            self._embedded[key] = cached(vocabulary, self.fingerprint, make)
         return self._embedded[key]
 
     def is_taught(self, names: Sequence[str]) -> list[bool]:
@@ -369,7 +379,8 @@ class Segmenter:
         pixels = torch.tensor(np.ascontiguousarray(image), device=self.device)
         windows = Windows((image.shape[0], image.shape[1]), config.window, config.stride)
         crops = windows.cut(pixels.permute(2, 0, 1).float() / 255)
-        count = max(1, _BATCH // (crops.shape[2] * crops.shape[3]))
+        most = _BATCH.get(self.device.type, 2**20)
+        count = max(1, most // (crops.shape[2] * crops.shape[3]))
         logits = [self.backend(batch, text) for batch in crops.split(count)]
         return View(torch.cat(logits), windows, bias, config.window)
 

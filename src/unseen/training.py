@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from unseen.catalogue import find_dataset, open_dataset
-from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained, shipped_clip
+from unseen.checkpoints import (
+    ModelConfig,
+    StoredText,
+    load_pretrained,
+    save_pretrained,
+    shipped_clip,
+)
 from unseen.clip import ImageEncoder, TextEncoder, load_clip
 from unseen.data.datasets import Dataset, Sample
 from unseen.data.transforms import photographic, random_crop
@@ -129,7 +135,8 @@ def build(
         raise InputError(f"{start} is a {config.method}, the recipe trains a {recipe.method}")
     _check_start(recipe, start, config, model.encoder.clip.config.layers)
     _check_window(recipe, model.encoder.clip)
-    return model, text, replace(recipe, clip=config.clip)
+    encoder = text.load() if isinstance(text, StoredText) else text
+    return model, encoder, replace(recipe, clip=config.clip)
 
 
 def _check_start(recipe: Recipe, start: str | Path, config: ModelConfig, layers: int) -> None:

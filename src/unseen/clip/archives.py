@@ -4,12 +4,13 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from unseen.errors import InputError
@@ -35,23 +36,29 @@ _NUMBERS: list[Any] = [
 ]
 
 
-def read_state(path: str | Path) -> State:
+def read_state(path: str | Path, *, wanted: Callable[[str], bool] = lambda name: True) -> State:
     """Read the tensors of a weights file by name, executing nothing.
 
-    Takes safetensors, ``torch.save`` files of tensors (also nested under ``state_dict``), and
-    TorchScript archives.
+    Takes safetensors, whose tensors stay on disk until they are used, ``torch.save`` files of
+    tensors (also nested under ``state_dict``), and TorchScript archives.
+
+    Args:
+        path: the file.
+        wanted: which names to read.
     """
-    return read_archive(path).state
+    state = read_archive(path, wanted=wanted).state
+    return {name: value for name, value in state.items() if wanted(name)}
 
 
-def read_archive(path: str | Path) -> Archive:
+def read_archive(path: str | Path, *, wanted: Callable[[str], bool] = lambda name: True) -> Archive:
     """Read what ``read_state`` reads, and the ``meta`` that lies beside a ``state_dict``."""
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: expected a weights file")
     try:
         if path.suffix == ".safetensors":
-            return Archive(load_file(path), {})
+            with safe_open(path, framework="pt") as file:
+                return Archive({k: file.get_tensor(k) for k in file.keys() if wanted(k)}, {})
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):

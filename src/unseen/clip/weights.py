@@ -133,8 +133,15 @@ def build_text_encoder(
     return encoder
 
 
-def fill(module: torch.nn.Module, state: State, what: str) -> None:
-    """Load a state dict strictly; say which keys are missing, unknown or misshapen."""
+def fill(module: torch.nn.Module, state: State, what: str, *, mapped: bool = False) -> None:
+    """Load a state dict strictly; say which keys are missing, unknown or misshapen.
+
+    Args:
+        module: what to load into.
+        state: its weights.
+        what: to call it.
+        mapped: make the tensors themselves its weights, which may still lie on disk; no copies.
+    """
     expected = module.state_dict()
     problems = []
     missing = sorted(expected.keys() - state.keys())
@@ -153,7 +160,8 @@ def fill(module: torch.nn.Module, state: State, what: str) -> None:
             f"these weights do not fit {what}: {'; '.join(problems)}. "
             "Check that the file is whole and of this model"
         )
-    module.load_state_dict({key: value.to(expected[key].dtype) for key, value in state.items()})
+    values = {key: value.to(expected[key].dtype) for key, value in state.items()}
+    module.load_state_dict(values, assign=mapped)
 
 
 def _count_blocks(state: State) -> int:
