@@ -248,3 +248,36 @@ def test_the_command_exports_a_model_that_segments(capsys, monkeypatch, tmp_path
     Segmenter.from_pretrained(shipped, device="cpu").save_pretrained(tmp_path / "whole")
     arguments = ("export", shipped, "--to", "onnx", "-o", "whole", "--overwrite")
     assert_one_sentence(unseen(*arguments), "not exported: name another folder")
+
+
+def test_compiling_is_torchs_and_its_failure_one_sentence(tmp_path, monkeypatch):
+    segmenter = build("zegclip")
+    segmenter.save_pretrained(tmp_path / "model")
+    compiled = []
+
+    def pretend(model):
+        compiled.append(model)
+        return lambda image, text: model(image, text)
+
+    monkeypatch.setattr(torch, "compile", pretend)
+    image, text = torch.rand(1, 3, 48, 48), torch.randn(3, MICRO_PRETRAINING.embed_dim)
+    fast = Segmenter.from_pretrained(tmp_path / "model", compile=True)
+    with torch.inference_mode():
+        assert torch.equal(fast.backend(image, text), segmenter.backend(image, text))
+    assert compiled == [fast.model] and fast.backend.name == "torch, compiled"
+    assert Segmenter.from_clip("miniature", compile=True).backend.name == "torch, compiled"
+
+    def fail(*given):
+        from torch._dynamo.exc import BackendCompilerFailed
+
+        raise BackendCompilerFailed(fail, RuntimeError("no C++ compiler"), None)
+
+    monkeypatch.setattr(torch, "compile", lambda model: fail)
+    slow = Segmenter.from_pretrained(tmp_path / "model", compile=True)
+    with pytest.raises(InputError, match="torch.compile does not do it here .*no C.. compiler"):
+        slow.backend(image, text)
+
+
+def test_exported_files_are_not_compiled_again(made):
+    with pytest.raises(InputError, match="leave compile out"):
+        Segmenter.from_pretrained(made("zegclip", "onnx")[1], compile=True)

@@ -82,23 +82,38 @@ class TorchBackend:
         model: the model.
         device: where to.
         precision: of matrix products; what needs more keeps float32 (torch's autocast).
+        compile: let torch.compile join what it can, at the first pictures: it takes a minute or
+            more, and on a CPU a C++ compiler.
     """
 
-    name = "torch"
-
     def __init__(
-        self, model: SegmentationModel, *, device: torch.device, precision: str = "fp32"
+        self,
+        model: SegmentationModel,
+        *,
+        device: torch.device,
+        precision: str = "fp32",
+        compile: bool = False,
     ) -> None:
         check_precision(precision, tuple(PRECISIONS), "torch")
         self.model = model.to(device).eval()
         self.device, self.precision = device, precision
         self.vision = model.encoder.clip.config
+        self.name = "torch, compiled" if compile else "torch"
+        self._run = torch.compile(self.model) if compile else self.model
 
     def __call__(
         self, image: Float[Tensor, "B 3 H W"], text: Float[Tensor, "C D"]
     ) -> Float[Tensor, "B C h w"]:
-        with autocast(self.precision, self.device):
-            logits: Tensor = self.model(image, text).logits
+        try:
+            with autocast(self.precision, self.device):
+                logits: Tensor = self._run(image, text).logits
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = next((line for line in str(error).splitlines() if line.strip()), "")
+            raise InputError(
+                f"torch.compile does not do it here ({reason}): run without compiling"
+            ) from error
         return logits.float()
 
 

@@ -194,6 +194,7 @@ class Segmenter:
         clip: str | Path | None = None,
         device: str = "auto",
         precision: str = "fp32",
+        compile: bool = False,
     ) -> "Segmenter":
         """Load a model from its folder, or by name: a shipped one, or the hub's ``owner/name``.
 
@@ -203,6 +204,8 @@ class Segmenter:
             device: as everywhere; exported models run on the CPU.
             precision: in which matrix products are computed: ``fp32``; ``bf16`` in torch and
                 OpenVINO; ``fp16`` in torch.
+            compile: let torch.compile work a minute or more on the first pictures, for less time
+                on all others.
 
         Raises:
             InputError: no such model, a broken file, or a device or precision it does not run in.
@@ -211,10 +214,14 @@ class Segmenter:
         if is_exported(source):
             if clip is not None:
                 raise InputError(f"{source} is exported with its CLIP: leave clip out")
+            if compile:
+                raise InputError(f"{source} is compiled when it is loaded: leave compile out")
             backend, stored, config = load_exported(Path(source), precision=precision)
             return cls(backend, stored, config, device=device)
         model, text, config = load_pretrained(source, clip=clip)
-        run = TorchBackend(model, device=resolve_device(device), precision=precision)
+        run = TorchBackend(
+            model, device=resolve_device(device), precision=precision, compile=compile
+        )
         return cls(run, text, config)
 
     def save_pretrained(
@@ -265,6 +272,7 @@ class Segmenter:
         short_side: int | None = None,
         device: str = "auto",
         precision: str = "fp32",
+        compile: bool = False,
     ) -> "Segmenter":
         """Segment with CLIP alone, nothing trained.
 
@@ -275,6 +283,7 @@ class Segmenter:
             short_side: pixels of a picture's short side, by default twice what CLIP was trained on.
             device: as everywhere.
             precision: in which matrix products are computed: ``fp32``, ``bf16`` or ``fp16``.
+            compile: as in ``from_pretrained``.
         """
         if method not in ("maskclip", "plain"):
             raise InputError(f"CLIP alone is read by maskclip or plain, got {method!r}")
@@ -291,7 +300,9 @@ class Segmenter:
             clip=str(source),
         )
         model = METHODS[method](clip.image)
-        run = TorchBackend(model, device=resolve_device(device), precision=precision)
+        run = TorchBackend(
+            model, device=resolve_device(device), precision=precision, compile=compile
+        )
         return cls(run, clip.text, config)
 
     def shown_at(

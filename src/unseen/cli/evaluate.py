@@ -10,6 +10,7 @@ from unseen.cli.options import (
     DEFAULT_MODEL,
     Calibration,
     Clip,
+    Compile,
     Device,
     Json,
     Model,
@@ -125,6 +126,7 @@ def evaluate(
     tta: Tta = False,
     device: Device = "auto",
     precision: Precision = "fp32",
+    compile: Compile = False,
     json: Json = False,
 ) -> None:
     """Score a model: pAcc, mIoU over seen and unseen classes, hIoU.
@@ -190,7 +192,7 @@ def evaluate(
     segmenters: dict[str, Segmenter] = {}
     resized = False
     for asked in scored or [model or ""]:
-        loaded = load_segmenter(asked, clip, device, precision)
+        loaded = load_segmenter(asked, clip, device, precision, compile=compile)
         shown = loaded.shown_at(short_side=short_side, window=window, stride=stride)
         resized |= shown.config != loaded.config
         segmenters[asked or clip or DEFAULT_MODEL] = shown

@@ -29,6 +29,13 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     typer.Option("--device", help="Where to compute; auto takes a GPU if there is one."),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Let torch.compile work a minute or more first, for less time on every picture.",
+    ),
+]
 Precision = Annotated[
     Literal["fp32", "bf16", "fp16"],
     typer.Option(
@@ -74,7 +81,12 @@ def say(message: str) -> None:
 
 
 def load_segmenter(
-    model: str | None, clip: str | None, device: str, precision: str = "fp32"
+    model: str | None,
+    clip: str | None,
+    device: str,
+    precision: str = "fp32",
+    *,
+    compile: bool = False,
 ) -> "Segmenter":
     """Load what --model or --clip names."""
     from unseen.segmenter import Segmenter
@@ -82,8 +94,10 @@ def load_segmenter(
     if model and clip:
         raise InputError("give --model or --clip, not both: --clip is CLIP without a trained model")
     if clip:
-        return Segmenter.from_clip(clip, device=device, precision=precision)
-    return Segmenter.from_pretrained(model or DEFAULT_MODEL, device=device, precision=precision)
+        return Segmenter.from_clip(clip, device=device, precision=precision, compile=compile)
+    return Segmenter.from_pretrained(
+        model or DEFAULT_MODEL, device=device, precision=precision, compile=compile
+    )
 
 
 def read_labels(

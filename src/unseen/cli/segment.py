@@ -10,6 +10,7 @@ from unseen.cli.options import (
     DEFAULT_MODEL,
     Calibration,
     Clip,
+    Compile,
     Device,
     Json,
     Model,
@@ -48,6 +49,7 @@ def segment(
     tta: Tta = False,
     device: Device = "auto",
     precision: Precision = "fp32",
+    compile: Compile = False,
     json: Json = False,
 ) -> None:
     """Segment pictures with any words.
@@ -72,7 +74,7 @@ def segment(
     found = find_pictures(pictures)
     if out.resolve() in {picture.resolve().parent for picture in found}:
         raise InputError(f"results would lie among the pictures of {out}: give another --out")
-    segmenter = load_segmenter(model, clip, device, precision)
+    segmenter = load_segmenter(model, clip, device, precision, compile=compile)
     if model is None and clip is None:
         say(
             f"using {DEFAULT_MODEL}, which knows drawings; for photos give --model or "
