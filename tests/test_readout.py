@@ -117,11 +117,30 @@ def test_whatever_wins_somewhere_in_a_rectangle_is_among_its_rivals(seed):
         assert rivals <= set(range(1, 12, 2))
 
 
+@pytest.mark.parametrize("scores", [2**19, 2**12])
+@pytest.mark.parametrize("size", [(400, 470), (41, 1000)])
+def test_pictures_much_larger_than_shown_are_read_out_as_the_slow_loop_does(
+    size, scores, monkeypatch
+):
+    monkeypatch.setattr("unseen.readout._SCORES", {"cpu": scores})
+    view = make_view((40, 50), classes=12)
+    slow = enlarge(read_out_slowly(view), size)
+    mask, best = find_best(view, size)
+    first, second = slow.topk(2, dim=0).values
+    assert np.allclose(best, first, atol=1e-5)
+    assert (
+        torch.equal(torch.from_numpy(mask), slow.argmax(dim=0))
+        or ((first - second)[torch.from_numpy(mask) != slow.argmax(dim=0)] < 1e-5).all()
+    )
+    assert len(np.unique(mask)) == 12
+
+
+@pytest.mark.parametrize("size", [(3, 3), (30, 40)])
 @pytest.mark.parametrize("scores", [2**19, 4])
-def test_equal_scores_go_to_the_first_label_also_of_several_groups(scores, monkeypatch):
+def test_equal_scores_go_to_the_first_label_also_of_several_groups(size, scores, monkeypatch):
     monkeypatch.setattr("unseen.readout._SCORES", {"cpu": scores})
     windows = Windows((3, 3), 4, 4)
-    mask, _ = find_best(View(torch.ones(1, 4, 2, 2), windows, torch.zeros(4), 4), (3, 3))
+    mask, _ = find_best(View(torch.ones(1, 4, 2, 2), windows, torch.zeros(4), 4), size)
     assert (mask == 0).all()
 
 

@@ -110,7 +110,7 @@ class TorchBackend:
         except Exception as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
-            reason = next((line for line in str(error).splitlines() if line.strip()), "")
+            reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"torch.compile does not do it here ({reason}): run without compiling"
             ) from error

@@ -54,6 +54,13 @@ class Resizing:
         low, high = self.range
         return (start, stop) if self.same else (low[start], high[stop - 1] + 1)
 
+    def between(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return ``low``, counted from the first that is read, and ``share`` of some pixels."""
+        if self.same:
+            low = torch.arange(stop - start, device=self.low.device)
+            return low, torch.zeros_like(self.share[start:stop])
+        return self.low[start:stop] - self.range[0][start], self.share[start:stop]
+
     def part(self, x: Float[Tensor, "..."], start: int, stop: int, *, dim: int) -> Tensor:
         """Return some pixels after; ``x`` has along ``dim`` those that they read."""
         if self.same:
@@ -261,11 +268,89 @@ class Enlarged:
 
     def rivals(self, tile: Tile) -> tuple[Integer[Tensor, " G"], int]:
         """Return the classes that may be the best in a tile, and how many pixels they cost."""
-        rows, columns = self._shown(tile)
-        pixels = (rows[1] - rows[0]) * (columns[1] - columns[0])
+        shown, after = self._shown(tile), area(tile)
+        pixels = area((shown[0], shown[1]))
         if self.view.logits.device.type != "cpu":  # a GPU would wait for the answer
-            return torch.arange(len(self.view.bias), device=self.view.logits.device), pixels
-        return self.view.rivals(rows, columns), pixels
+            classes = torch.arange(len(self.view.bias), device=self.view.logits.device)
+            return classes, max(pixels, after)
+        return self.view.rivals(*shown), pixels if self._sparse(tile) else max(pixels, after)
+
+    def _sparse(self, tile: Tile) -> bool:
+        """Tell whether many of a tile's pixels lie between the same four that were shown."""
+        rows, columns = self._shown(tile)
+        return self.view.logits.device.type == "cpu" and area(tile) > 2 * area((rows, columns))
+
+    def best(
+        self, tile: Tile, classes: Integer[Tensor, " G"]
+    ) -> tuple[Float[Tensor, "y x"], Integer[Tensor, "y x"]]:
+        """Return the best score at every pixel of a tile, and whose of some classes it is.
+
+        Equal scores go to the class that comes first.
+        """
+        if not self._sparse(tile):
+            values, places = self.scores(tile, classes).max(dim=2)
+            return values, classes[places]
+        rows, columns = self._shown(tile)
+        scores = self.view.scores(rows, columns, classes)
+        sides = zip(self._sides, self._turn(tile), strict=True)
+        down, across = (side.between(*range_) for side, range_ in sides)
+        values, places = best_between(scores, down, across)
+        if self.view.flipped:
+            values, places = values.flip(1), places.flip(1)
+        return values, classes[places]
+
+
+def area(tile: Tile) -> int:
+    """Return how many pixels a tile has."""
+    (top, bottom), (left, right) = tile
+    return (bottom - top) * (right - left)
+
+
+Between = tuple[Tensor, Tensor]
+"""Of pixels after a resizing: which one before each follows, and its share of the way to the next
+one before."""
+
+
+def best_between(
+    scores: Float[Tensor, "y x G"], rows: Between, columns: Between
+) -> tuple[Float[Tensor, "h w"], Integer[Tensor, "h w"]]:
+    """Enlarge scores and return the best at every pixel, and its place among the classes.
+
+    Between four pixels no class scores more than at its best of them, nor less than at its worst:
+    those that cannot win there are not enlarged.
+    """
+    corners = [scores, next_along(scores, 0), next_along(scores, 1)]
+    corners.append(next_along(corners[1], 1))
+    most, least = corners[0], corners[0]
+    for corner in corners[1:]:
+        most, least = torch.maximum(most, corner), torch.minimum(least, corner)
+    y, x, candidate = (most >= least.amax(dim=2, keepdim=True) - _SLACK).nonzero().unbind(dim=1)
+    cell = y * scores.shape[1] + x
+    counts = torch.bincount(cell, minlength=scores.shape[0] * scores.shape[1])
+    first = counts.cumsum(0) - counts
+    # the candidates of a cell in order, then the first of them again
+    listed = candidate[first][:, None].repeat(1, int(counts.max()))
+    listed[cell, torch.arange(len(cell)) - first[cell]] = candidate
+    listed = listed.view(*scores.shape[:2], -1)
+    corners = [corner.gather(2, listed) for corner in corners]
+
+    (low, down), (left, across) = rows, columns
+    step = max(1, _SCORES["cpu"] // (len(left) * listed.shape[2]))
+    values, places = [], []
+    for some, share in zip(low.split(step), down.split(step), strict=True):
+        upper, lower, upper_right, lower_right = (corner[some] for corner in corners)
+        share = share.view(-1, 1, 1)
+        here, beside = upper.lerp(lower, share), upper_right.lerp(lower_right, share)
+        value, winner = here[:, left].lerp(beside[:, left], across.view(-1, 1)).max(dim=2)
+        values.append(value)
+        places.append(listed[some][:, left].gather(2, winner[..., None])[..., 0])
+    return torch.cat(values), torch.cat(places)
+
+
+def next_along(x: Float[Tensor, "y x G"], axis: int) -> Float[Tensor, "y x G"]:
+    """Return at every pixel what stands at the next one; the last keeps its own."""
+    length = x.shape[axis]
+    return torch.cat([x.narrow(axis, 1, length - 1), x.narrow(axis, length - 1, 1)], dim=axis)
 
 
 def halve(tile: Tile) -> list[Tile]:
@@ -298,13 +383,11 @@ def find_best(
         tile = tiles.pop()
         classes, pixels = enlarged.rivals(tile)
         place = slice(*tile[0]), slice(*tile[1])
-        pixels = max(pixels, mask[place].numel())
         if len(classes) * pixels > most and pixels > _SMALLEST:
             tiles += halve(tile)
             continue
         for group in classes.split(max(1, most // pixels)):
-            values, winners = enlarged.scores(tile, group).max(dim=2)
-            values, winners = values.cpu(), group[winners].cpu()
+            values, winners = (found.cpu() for found in enlarged.best(tile, group))
             better = values > best[place]
             best[place] = torch.where(better, values, best[place])
             mask[place] = torch.where(better, winners, mask[place])
