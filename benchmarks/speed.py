@@ -1,22 +1,25 @@
 """How many times sooner, and in how much less memory, than the plain computation.
 
     python benchmarks/speed.py zegclip-coco-inductive cliprc-coco-inductive
-    python benchmarks/speed.py zegclip-coco-inductive --tasks picture --repeats 3
+    python benchmarks/speed.py zegclip-coco-inductive --tasks picture --ways eager,openvino
 
-The library and the yardstick (``straight.py``) take turns in one process, on the same weights, so
-that what else the machine does meets both; the ratio is the median of the turns' ratios. Peak
-memory is of processes of their own. So that the yardstick is not slow on purpose, its encoder is
-compared with the CLIP vision tower of ``transformers``, which has no prompts, in the same way.
+The library, run in one or several ways, and the yardstick (``straight.py``) take turns in one
+process, on the same weights, so that what else the machine does meets all of them; a ratio is the
+median of the turns' ratios. Peak memory is of processes of their own, which load the model from its
+folder. So that the yardstick is not slow on purpose, its encoder is compared with the CLIP vision
+tower of ``transformers``, which has no prompts, in the same way.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from straight import encode, segment, training_loss
 
@@ -32,10 +35,12 @@ from unseen.bench import (
     random_text,
     random_windows,
 )
+from unseen.clip import TextConfig, TextEncoder
 from unseen.data.transforms import fit_short_side, resize_image
 from unseen.efficiency import clock, hardware
+from unseen.export import export_model
 from unseen.metrics import markdown
-from unseen.segmenter import Segmenter
+from unseen.segmenter import Segmentation, Segmenter
 from unseen.training import make_optimizer
 
 
@@ -102,27 +107,96 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> float:
     return median(a / b for a, b in zip(above, below, strict=True))
 
 
-def compare(case: Case) -> dict[str, object]:
-    """Time both in turns, and take the peak memory of each in a process of its own."""
-    once = replace(case, warmup=0, repeats=1)
-    memory = [measure_apart(once, by).memory / 1e6 for by in (prepare_plain, prepare)]
-    segmenter = load(case.model, case.device)
-    ours = TASKS[case.task](segmenter, case)
-    runs = [PLAIN[case.task](segmenter, case), ours.run]
-    plain, library = alternate(runs, segmenter.device, case.warmup, case.repeats)
-    return {
-        "model": case.model,
-        "task": case.task,
-        "classes": ours.classes,
-        "shown": ours.shown,
-        "yardstick s": median(plain),
-        "library s": median(library),
-        "times sooner": ratio(plain, library),
-        "yardstick MB": memory[0],
-        "library MB": memory[1],
-        "times less": memory[0] / memory[1],
-        "seconds": {"yardstick": plain, "library": library},
-    }
+@dataclass(frozen=True)
+class Way:
+    """How the library runs a model.
+
+    Args:
+        to: what it is exported to; empty for the model itself.
+        int8: store its weights in 8 bits.
+        precision: of matrix products.
+        compile: let torch.compile join what it can.
+    """
+
+    to: str = ""
+    int8: bool = False
+    precision: str = "fp32"
+    compile: bool = False
+
+    @property
+    def folder(self) -> str:
+        """What the folder is called that it runs from."""
+        return (self.to or "torch") + "-int8" * self.int8
+
+
+WAYS = {
+    "eager": Way(),
+    "compiled": Way(compile=True),
+    "eager bf16": Way(precision="bf16"),
+    "onnx": Way("onnx"),
+    "onnx int8": Way("onnx", int8=True),
+    "openvino": Way("openvino"),
+    "openvino bf16": Way("openvino", precision="bf16"),
+    "openvino int8": Way("openvino", int8=True),
+}
+
+
+def write_folders(segmenter: Segmenter, ways: Sequence[Way], out: Path) -> None:
+    """Write the folders that a model is run from in some ways, with a text encoder never used."""
+    width = segmenter.backend.vision.embed_dim
+    text = segmenter.text or TextEncoder(TextConfig(49408, 77, 64, 1, 1, width))
+    whole = Segmenter(segmenter.backend, text, segmenter.config)
+    for way in {way.folder: way for way in ways}.values():
+        if way.to:
+            export_model(whole, out / way.folder, to=way.to, int8=way.int8)
+        else:
+            whole.save_pretrained(out / way.folder)
+
+
+def compare(case: Case, names: Sequence[str] = ("eager",)) -> list[dict[str, object]]:
+    """Time the yardstick and some ways in turns; take the peak memory of each in a process."""
+    segmenter, ways = load(case.model, case.device), [WAYS[name] for name in names]
+    with TemporaryDirectory() as folder:
+        write_folders(segmenter, ways, Path(folder))
+        once = replace(case, warmup=0, repeats=1)
+        memory = [measure_apart(once, prepare_plain).memory / 1e6]
+        works = []
+        for way in ways:
+            own = replace(
+                once,
+                model=str(Path(folder, way.folder)),
+                precision=way.precision,
+                compile=way.compile,
+            )
+            memory.append(measure_apart(own).memory / 1e6)
+            works.append(prepare(own))
+        runs = [PLAIN[case.task](segmenter, case), *(work.run for work in works)]
+        seconds = alternate(runs, segmenter.device, case.warmup, case.repeats)
+        labels = [run() for run in runs] if case.task == "picture" else []
+    rows = []
+    for i, name in enumerate(["yardstick", *names]):
+        row: dict[str, object] = {
+            "model": case.model,
+            "task": case.task,
+            "classes": works[0].classes,
+            "shown": works[0].shown,
+            "by": name,
+            "s": median(seconds[i]),
+            "times sooner": ratio(seconds[0], seconds[i]),
+            "MB": memory[i],
+            "times less": memory[0] / memory[i],
+        }
+        if labels:
+            row["same labels %"] = 100 * float(
+                (as_labels(labels[i]) == as_labels(labels[0])).mean()
+            )
+        rows.append(row | {"seconds": seconds[i]})
+    return rows
+
+
+def as_labels(found: object) -> np.ndarray:
+    """Return the label map of what either side found."""
+    return found.mask if isinstance(found, Segmentation) else np.asarray(found)
 
 
 @torch.no_grad()
@@ -162,15 +236,21 @@ def compare_encoder(case: Case) -> dict[str, object]:
 
 def tabulate(rows: Sequence[dict[str, object]]) -> str:
     """Lay out the rows as a Markdown table, the single times left out."""
-    heading = [name for name in rows[0] if name != "seconds"]
-    show = lambda value: f"{value:.3g}" if isinstance(value, float) else str(value)  # noqa: E731
-    return markdown(heading, [[show(row[name]) for name in heading] for row in rows])
+    heading = list(dict.fromkeys(name for row in rows for name in row if name != "seconds"))
+    return markdown(heading, [[show(name, row.get(name, "–")) for name in heading] for row in rows])
+
+
+def show(name: str, value: object) -> str:
+    """Write one cell."""
+    digits = {"MB": "0f", "same labels %": "3f"}.get(name, "3g")
+    return f"{value:.{digits}}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", help="recipes, or folders of models")
     parser.add_argument("--tasks", default="picture,training")
+    parser.add_argument("--ways", default="eager", help=f"of pictures, of {', '.join(WAYS)}")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), help="of the picture")
     parser.add_argument("--classes", type=int, help="by default the model's vocabulary")
     parser.add_argument("--batch", type=int, default=2, help="pictures a training step")
@@ -192,20 +272,24 @@ def main() -> None:
                 warmup=options.warmup,
                 repeats=options.repeats,
             )
-            costs.append(compare(case))
-            print(tabulate(costs[-1:]), file=sys.stderr)
+            ways = options.ways.split(",") if task == "picture" else ["eager"]
+            found = compare(case, ways)
+            print(tabulate(found), file=sys.stderr)
+            costs += found
         encoders.append(compare_encoder(case))
     print(tabulate(costs))
     print("\nthe yardstick's encoder, one window:\n")
     print(tabulate(encoders))
     device = load(options.models[0], options.device).device
-    print(
-        f"\n{device} ({hardware(device)}), {torch.get_num_threads()} threads, float32, torch "
-        f"{torch.__version__}, text embeddings given, {options.warmup} turns to warm up, "
-        f"{options.repeats} timed"
+    conditions = (
+        f"{device} ({hardware(device)}), {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}, float32 where nothing else is said, text embeddings given, "
+        f"{options.warmup} turns to warm up, {options.repeats} timed"
     )
+    print(f"\n{conditions}")
     if options.json:
-        options.json.write_text(json.dumps({"costs": costs, "encoders": encoders}, indent=1) + "\n")
+        facts = {"conditions": conditions, "costs": costs, "encoders": encoders}
+        options.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

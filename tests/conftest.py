@@ -1,11 +1,13 @@
 """Small models and folders that several tests share."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
+import jaxtyping
 import pytest
 import torch
 
@@ -42,6 +44,14 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 def _seed() -> None:
     """Let a test draw the same numbers whichever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def sizes_may_be_symbols() -> Iterator[None]:
+    """While a model is traced its sizes are symbols, which annotations in the model call int."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -3,11 +3,10 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -33,6 +32,7 @@ OPTIONS: dict[str, dict] = {
     "cliprc": {"prompts": 2, "heads": 4, "regions": 4},
 }
 INPUTS = [(1, (48, 48), 3), (3, (41, 75), 17)]  # images, (height, width), classes
+pytestmark = pytest.mark.usefixtures("sizes_may_be_symbols")
 Made = Callable[[str, str], tuple[Segmenter, Path, Export]]
 
 
@@ -44,14 +44,6 @@ def build(method: str) -> Segmenter:
         method, OPTIONS[method], MICRO, "inductive", short_side=48, window=48, stride=40
     )
     return Segmenter(METHODS[method](clip.image, **OPTIONS[method]), clip.text, config)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def sizes_may_be_symbols() -> Iterator[None]:
-    """While a model is traced its sizes are symbols, which annotations in the model call int."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")

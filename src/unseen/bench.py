@@ -49,6 +49,7 @@ class Case:
         size: (height, width) of a picture; the other tasks have the model's windows.
         batch: windows at a time, or pictures a step.
         precision: ``fp32``, ``bf16`` or ``fp16``, as far as what runs the model knows it.
+        compile: let torch.compile join what it can; training steps are not compiled.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         warmup: calls before the clock runs.
         repeats: calls with the clock.
@@ -61,6 +62,7 @@ class Case:
     size: tuple[int, int] = (480, 640)
     batch: int = 1
     precision: str = "fp32"
+    compile: bool = False
     device: str = "auto"
     warmup: int = 1
     repeats: int = 5
@@ -146,7 +148,9 @@ class Measurement:
 # What is timed -----------------------------------------------------------------------------------
 
 
-def load(source: str, device: str = "auto", precision: str = "fp32") -> Segmenter:
+def load(
+    source: str, device: str = "auto", precision: str = "fp32", *, compile: bool = False
+) -> Segmenter:
     """Return a trained model, or a recipe's with random weights and no text encoder.
 
     Raises:
@@ -166,9 +170,11 @@ def load(source: str, device: str = "auto", precision: str = "fp32") -> Segmente
         )
         torch.manual_seed(recipe.seed)
         model = describe(source).build()
-        run = TorchBackend(model, device=resolve_device(device), precision=precision)
+        run = TorchBackend(
+            model, device=resolve_device(device), precision=precision, compile=compile
+        )
         return Segmenter(run, None, config)
-    return Segmenter.from_pretrained(source, device=device, precision=precision)
+    return Segmenter.from_pretrained(source, device=device, precision=precision, compile=compile)
 
 
 def random_text(segmenter: Segmenter, classes: int | None) -> TextEmbeddings:
@@ -329,7 +335,8 @@ def prepare(case: Case) -> Work:
         )
     if min(case.repeats, case.batch, *case.size, case.classes or 1) < 1 or case.warmup < 0:
         raise InputError("repeats, batch, sizes and classes are whole numbers from 1")
-    return TASKS[case.task](load(case.model, case.device, case.precision), case)
+    segmenter = load(case.model, case.device, case.precision, compile=case.compile)
+    return TASKS[case.task](segmenter, case)
 
 
 def measure(case: Case, prepare: Callable[[Case], Work] = prepare) -> Measurement:
@@ -392,7 +399,7 @@ def tabulate(measurements: Sequence[Measurement]) -> str:
         [
             one.case.model,
             one.case.task,
-            one.case.precision if one.classes else "–",
+            one.case.precision + ", compiled" * one.case.compile if one.classes else "–",
             str(one.classes or "–"),
             f"{one.case.size[0]}×{one.case.size[1]}" if one.case.task == "picture" else "–",
             one.shown,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unseen.cli.options import Device, say
+from unseen.cli.options import Compile, Device, say
 from unseen.errors import InputError
 
 
@@ -30,6 +30,7 @@ def bench(
     precisions: Annotated[
         str, typer.Option("--precisions", help="Of fp32, bf16, fp16 (autocast).")
     ] = "fp32",
+    compile: Compile = False,
     classes: Annotated[
         str | None,
         typer.Option("--classes", help="How many at once. [default: the model's vocabulary]"),
@@ -75,7 +76,19 @@ def bench(
         )
         where = None if root is None else str(root)
         cases += [
-            Case(task, model, count, size, number, precision, device, warmup, repeats, where)
+            Case(
+                task,
+                model,
+                count,
+                size,
+                number,
+                precision,
+                compile and task in ("picture", "windows"),
+                device,
+                warmup,
+                repeats,
+                where,
+            )
             for precision, count, size, number in varied
         ]
     measured = []
