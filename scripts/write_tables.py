@@ -4,11 +4,13 @@ reproduced.
 python scripts/write_tables.py
 """
 
+import json
 import re
 from pathlib import Path
 
 from unseen.claims import CLAIMS, TABLE
 from unseen.efficiency import compare_costs, describe, measure
+from unseen.metrics import markdown
 from unseen.published import PUBLISHED, list_files
 from unseen.reproduction import claims_table, load, needed, runs, table
 
@@ -51,11 +53,67 @@ def list_claims() -> str:
     return claims_table(load(DOCS / "results" / "reproduction", needed(CLAIMS, SEEDS)))
 
 
+SPEED = DOCS / "results" / "speed"
+
+
+def list_speed() -> str:
+    """Return what ways of running took beside the yardstick, and the conditions."""
+    rows, conditions = [], {}
+    for path in sorted(SPEED.glob("*-*.json")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        conditions[facts["conditions"]] = None
+        for row in facts["costs"]:
+            model, same = row["model"].removesuffix("-inductive"), row.get("same labels %")
+            rows.append(
+                [
+                    f"{model}, {row['task']}",
+                    row["by"],
+                    f"{row['s']:.3g}",
+                    f"{row['times sooner']:.2f}",
+                    f"{row['MB']:,.0f}",
+                    f"{row['times less']:.2f}",
+                    "–" if same is None else f"{same:.3f}",
+                ]
+            )
+    header = ["", "by", "s", "times sooner", "MB", "times less", "same labels, %"]
+    return "\n\n".join([markdown(header, rows), *(f"{one}." for one in conditions)])
+
+
+def list_encoders() -> str:
+    """Return the yardstick's encoder against another library's."""
+    rows = {}
+    for path in sorted(SPEED.glob("*-picture.json")):
+        for row in json.loads(path.read_text(encoding="utf-8"))["encoders"]:
+            cells = row.values()
+            rows[row["model"]] = [
+                f"{one:.2f}" if isinstance(one, float) else str(one) for one in cells
+            ]
+            header = list(row)
+    return markdown(header, list(rows.values()))
+
+
+def list_labels() -> str:
+    """Return what pictures took over the number of labels and their size."""
+    rows = []
+    for one in json.loads((SPEED / "labels.json").read_text(encoding="utf-8")):
+        height, width = one["case"]["size"]
+        rows.append(
+            [
+                f"{width}×{height}",
+                f"{one['classes']:,}",
+                f"{one['p50']:.3g}",
+                f"{one['memory'] / 1e6:,.0f}",
+            ]
+        )
+    return markdown(["pixels", "labels", "s", "MB"], rows)
+
+
 PARTS = {
     "../README.md": {"table": list_reproduction},
     "reproduction.md": {"table": list_reproduction, "claims": list_claims},
     "models.md": {"files": list_files, "commands": list_commands},
     "efficiency.md": {"costs": list_costs},
+    "speed.md": {"speed": list_speed, "encoders": list_encoders, "labels": list_labels},
 }
 
 

@@ -5,8 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from unseen.bench import Case, load, make_lesson, measure, measure_apart, peak_memory, tabulate
+from unseen.bench import (
+    Case,
+    check_plot,
+    load,
+    make_lesson,
+    measure,
+    measure_apart,
+    peak_memory,
+    plot,
+    tabulate,
+)
 from unseen.errors import InputError
 from unseen.settings import SUPERVISED
 
@@ -79,6 +90,34 @@ def test_precisions_reach_the_model():
 def test_what_cannot_be_measured_gets_one_sentence(case, says):
     with pytest.raises(InputError, match=says):
         measure(case)
+
+
+def test_cost_over_labels_and_sizes_is_drawn(tmp_path):
+    cases = [
+        small("picture", classes=classes, size=size, repeats=1)
+        for classes in (2, 40)
+        for size in ((64, 64), (96, 80))
+    ]
+    for name in ("cost.svg", "cost.png"):
+        check_plot(cases, tmp_path / name)
+        plot([measure(case) for case in cases], tmp_path / name)
+    drawn = (tmp_path / "cost.svg").read_text()
+    named = ("labels", "megapixels", "seconds", "peak memory", "96×80", "40 labels")
+    assert all(name in drawn for name in named)
+    assert Image.open(tmp_path / "cost.png").size[0] > 500
+
+
+@pytest.mark.parametrize(
+    ("cases", "name", "says"),
+    [
+        ([small("picture")], "cost.svg", "several numbers of labels or several sizes"),
+        ([small("windows", classes=n) for n in (2, 3)], "cost.svg", "a plot is of pictures"),
+        ([small("picture", classes=n) for n in (2, 3)], "cost.txt", "got .*cost.txt"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_it_is_measured(cases, name, says, tmp_path):
+    with pytest.raises(InputError, match=says):
+        check_plot(cases, tmp_path / name)
 
 
 def test_peak_memory_is_that_of_a_process_of_its_own():

@@ -28,7 +28,7 @@ from unseen.checkpoints import ModelConfig, shipped_models
 from unseen.data.transforms import fit_short_side
 from unseen.efficiency import clock, describe, hardware
 from unseen.embeddings import TextEmbeddings
-from unseen.errors import InputError
+from unseen.errors import InputError, require
 from unseen.metrics import markdown
 from unseen.readout import Windows
 from unseen.recipes import RECIPES, VOCABULARY_OF, Source, find_recipe
@@ -36,6 +36,7 @@ from unseen.segmenter import Segmenter, resolve_device
 from unseen.settings import SUPERVISED, Setting, find_setting
 from unseen.training import batches, compute_loss, make_optimizer, open_source
 from unseen.vocabulary import Vocabulary, find_vocabulary
+from unseen.writing import write_whole
 
 
 @dataclass(frozen=True)
@@ -413,3 +414,64 @@ def tabulate(measurements: Sequence[Measurement]) -> str:
     ]
     header = "model, task, precision, classes, picture, shown, p50 s, p95 s, range s, a second, MB"
     return markdown(header.split(", "), rows)
+
+
+def check_plot(cases: Sequence[Case], path: Path) -> None:
+    """Refuse a plot that could not be drawn once all is measured.
+
+    Raises:
+        InputError: neither labels nor sizes of pictures vary, or the path's suffix is no format.
+        MissingExtra: matplotlib is not installed.
+    """
+    pictures = [case for case in cases if case.task == "picture"]
+    if max(len({case.classes for case in pictures}), len({case.size for case in pictures})) < 2:
+        raise InputError(
+            "a plot is of pictures, over several numbers of labels or several sizes: give lists "
+            "such as --classes 20,171,1000 or --sizes 480x640,960x1280"
+        )
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"a plot is a .png, .svg or .pdf, got {path}")
+    require("matplotlib", extra="plots")
+
+
+def plot(measurements: Sequence[Measurement], path: Path) -> None:
+    """Draw time and peak memory of pictures over the number of labels, and over their size.
+
+    Two panels for each of both that varies; a line is what is alike in all else.
+
+    Raises:
+        InputError: the path cannot be written.
+        MissingExtra: matplotlib is not installed.
+    """
+    pictures = [one for one in measurements if one.case.task == "picture"]
+    along: dict[str, Callable[[Measurement], float]] = {
+        "labels": lambda one: one.classes,
+        "megapixels": lambda one: one.case.size[0] * one.case.size[1] / 1e6,
+    }
+    costs: dict[str, Callable[[Measurement], float]] = {
+        "seconds (median)": lambda one: one.p50,
+        "peak memory, MB": lambda one: one.memory / 1e6,
+    }
+    varied = [name for name, place in along.items() if len({place(one) for one in pictures}) > 1]
+    # not pyplot, which would look for a screen
+    figure = require("matplotlib.figure", extra="plots").Figure(
+        figsize=(4.5 * len(varied), 6), layout="constrained"
+    )
+    for column, axis in zip(figure.subplots(2, len(varied), squeeze=False).T, varied, strict=True):
+        lines: dict[str, list[Measurement]] = {}
+        for one in pictures:
+            height, width = one.case.size
+            other = f"{height}×{width}" if axis == "labels" else f"{one.classes} labels"
+            mode = one.case.precision + ", compiled" * one.case.compile
+            lines.setdefault(f"{one.case.model}, {mode}, {other}", []).append(one)
+        for panel, (title, cost) in zip(column, costs.items(), strict=True):
+            for name, line in lines.items():
+                points = sorted((along[axis](one), cost(one)) for one in line)
+                panel.plot(*zip(*points, strict=True), marker="o", label=name)
+            panel.set(xscale="log", xlabel=axis, ylabel=title)
+            panel.set_ylim(bottom=0)
+            panel.grid(alpha=0.3)
+        column[0].legend(fontsize="x-small")
+    style = {"svg.fonttype": "none"}  # words stay words
+    with require("matplotlib", extra="plots").rc_context(style):
+        write_whole(path, figure.savefig)

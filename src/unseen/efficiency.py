@@ -11,9 +11,11 @@ import difflib
 import math
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -389,7 +391,9 @@ def hardware(device: torch.device) -> str:
     """Return what the machine calls a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
+    facts = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*:\s*(.+)", facts.read_text()) if facts.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 # Both columns ------------------------------------------------------------------------------------

@@ -47,6 +47,14 @@ def bench(
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Calls not timed.")] = 1,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Calls timed.")] = 5,
     device: Device = "auto",
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="Also draw cost over labels and sizes here, .png or .svg (extra 'plots').",
+        ),
+    ] = None,
     json: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Also write every time here, as JSON."),
@@ -55,10 +63,11 @@ def bench(
     """Measure time and peak memory, over everything that lists name; text embeddings are random.
 
     \b
-    unseen bench zegclip-coco-inductive --tasks picture --classes 20,171,1000
+    unseen bench zegclip-coco-inductive --tasks picture --classes 20,171,1000 --plot cost.svg
     unseen bench runs/mine zegclip-voc-inductive --precisions fp32,bf16 --json bench.json
     """
-    from unseen.bench import Case, measure_apart, tabulate
+    from unseen.bench import Case, check_plot, measure_apart, tabulate
+    from unseen.bench import plot as draw
     from unseen.writing import write_text
 
     counts: list[int | None] = [None]
@@ -91,6 +100,8 @@ def bench(
             )
             for precision, count, size, number in varied
         ]
+    if plot is not None:
+        check_plot(cases, plot)
     measured = []
     for case in cases:
         measured.append(measure_apart(case))
@@ -98,6 +109,8 @@ def bench(
         say(f"{case.model} {case.task} {one.shown}, {one.classes} classes: {one.p50:.3g} s")
     print(tabulate(measured))
     print(f"\n{measured[0].conditions()}")
+    if plot is not None:
+        draw(measured, plot)
     if json is not None:
         write_text(json, json_module.dumps([one.to_dict() for one in measured], indent=1) + "\n")
 
