@@ -104,7 +104,8 @@ def test_cost_over_labels_and_sizes_is_drawn(tmp_path):
     drawn = (tmp_path / "cost.svg").read_text()
     named = ("labels", "megapixels", "seconds", "peak memory", "96×80", "40 labels")
     assert all(name in drawn for name in named)
-    assert Image.open(tmp_path / "cost.png").size[0] > 500
+    with Image.open(tmp_path / "cost.png") as image:
+        assert image.size[0] > 500
 
 
 @pytest.mark.parametrize(
