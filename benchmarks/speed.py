@@ -12,6 +12,7 @@ tower of ``transformers``, which has no prompts, in the same way.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -158,7 +159,8 @@ def compare(case: Case, names: Sequence[str] = ("eager",)) -> list[dict[str, obj
     segmenter, ways = load(case.model, case.device), [WAYS[name] for name in names]
     with TemporaryDirectory() as folder:
         write_folders(segmenter, ways, Path(folder))
-        once = replace(case, warmup=0, repeats=1)
+        # the second step of a training, which has the optimiser's averages too
+        once = replace(case, warmup=int(case.task == "training"), repeats=1)
         memory = [measure_apart(once, prepare_plain).memory / 1e6]
         works = []
         for way in ways:
@@ -286,6 +288,8 @@ def main() -> None:
         f"{torch.__version__}, float32 where nothing else is said, text embeddings given, "
         f"{options.warmup} turns to warm up, {options.repeats} timed"
     )
+    allocator = [f"{key}={value}" for key, value in os.environ.items() if "MALLOC" in key]
+    conditions = ", ".join([conditions, *sorted(allocator)])
     print(f"\n{conditions}")
     if options.json:
         facts = {"conditions": conditions, "costs": costs, "encoders": encoders}

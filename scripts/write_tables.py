@@ -6,6 +6,7 @@ python scripts/write_tables.py
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 from unseen.claims import CLAIMS, TABLE
@@ -56,10 +57,10 @@ def list_claims() -> str:
 SPEED = DOCS / "results" / "speed"
 
 
-def list_speed() -> str:
+def list_speed(folder: Path = SPEED) -> str:
     """Return what ways of running took beside the yardstick, and the conditions."""
     rows, conditions = [], {}
-    for path in sorted(SPEED.glob("*-*.json")):
+    for path in sorted(folder.glob("*-*.json")):
         facts = json.loads(path.read_text(encoding="utf-8"))
         conditions[facts["conditions"]] = None
         for row in facts["costs"]:
@@ -113,7 +114,12 @@ PARTS = {
     "reproduction.md": {"table": list_reproduction, "claims": list_claims},
     "models.md": {"files": list_files, "commands": list_commands},
     "efficiency.md": {"costs": list_costs},
-    "speed.md": {"speed": list_speed, "encoders": list_encoders, "labels": list_labels},
+    "speed.md": {
+        "speed": list_speed,
+        "kept": partial(list_speed, SPEED / "kept"),
+        "encoders": list_encoders,
+        "labels": list_labels,
+    },
 }
 
 

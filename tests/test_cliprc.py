@@ -1,3 +1,5 @@
+from importlib import import_module
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -152,6 +154,22 @@ def test_recovery_is_a_loss_in_training_alone_and_its_targets_get_no_gradient():
     (gradient,) = torch.autograd.grad(sum(zeroed.values()), cls, allow_unused=True)
     assert gradient is None or not gradient.any()
     assert all(term.item() > 0 for term in terms.values())
+
+
+def test_layers_that_are_run_again_give_the_same_gradients(monkeypatch):
+    torch.manual_seed(0)
+    head = RegionHead(8, heads=2)
+    features = ImageFeatures(
+        torch.randn(2, 8), torch.randn(2, 8, 3, 3), (), torch.randn(2, 8, 2, 2)
+    )
+    text, found = torch.randn(5, 8), []
+    for kept in (2**20, 0):
+        monkeypatch.setattr(import_module("unseen.methods.cliprc"), "_KEPT", kept)
+        torch.manual_seed(1)  # dropout is on
+        prediction = head(features, text)
+        loss = prediction.logits.square().sum() + sum(prediction.auxiliary.values())
+        found.append([loss, *torch.autograd.grad(loss, head.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_every_parameter_of_the_head_is_trained(clip):

@@ -276,6 +276,7 @@ def training(segmenter: Segmenter, case: Case) -> Work:
     optimizer = make_optimizer(model, learning_rate=1e-6, weight_decay=0.01)
 
     def run() -> None:
+        optimizer.zero_grad()  # before the forward pass, which needs the memory
         with autocast(case.precision, segmenter.device):
             losses = compute_loss(
                 model,
@@ -285,7 +286,6 @@ def training(segmenter: Segmenter, case: Case) -> Work:
                 setting=given.setting,
                 vocabulary=given.vocabulary,
             )
-        optimizer.zero_grad()
         sum(losses.values(), torch.zeros(())).backward()
         optimizer.step()
 

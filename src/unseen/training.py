@@ -316,6 +316,7 @@ def steps(
         for group in optimizer.param_groups:
             group["lr"] = rate
         images, labels = fabric.to_device(next(stream))
+        optimizer.zero_grad()  # before the forward pass, which needs the memory
         losses = compute_loss(
             model,
             images.float() / 255,
@@ -328,7 +329,6 @@ def steps(
             dice_weight=recipe.dice_weight,
             auxiliary_weight=recipe.auxiliary_weight,
         )
-        optimizer.zero_grad()
         fabric.backward(sum(losses.values()))
         optimizer.step()
         yield StepResult(step, rate, losses)

@@ -84,16 +84,23 @@ class Attention(nn.Module):
         context: Float[Tensor, "#B P M"] | None = None,
     ) -> Float[Tensor, "B L M"]:
         """Attend, to ``context`` too, which comes last in ``mask``, added to scores (0 or -inf)."""
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, K, L, M/K)
+        width = x.shape[-1]
+        # apart from keys and values: a view into all three would keep them, beside their copies
+        # with the context, for the backward pass
+        q = F.linear(x, self.in_proj_weight[:width], self.in_proj_bias[:width])
+        q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, K, L, M/K)
+        k, v = self._remember(x)
         if context is not None:
-            width = x.shape[-1]
-            kv = F.linear(context, self.in_proj_weight[width:], self.in_proj_bias[width:])
-            more = kv.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-            more = more.expand(-1, x.shape[0], -1, -1, -1)
+            more = self._remember(context).expand(-1, x.shape[0], -1, -1, -1)
             k, v = torch.cat([k, more[0]], dim=2), torch.cat([v, more[1]], dim=2)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+    def _remember(self, x: Float[Tensor, "B L M"]) -> Float[Tensor, "2 B K L d"]:
+        """Return keys and values."""
+        width = x.shape[-1]
+        kv = F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
+        return kv.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def value(self, x: Float[Tensor, "B L M"]) -> Float[Tensor, "B L M"]:
         """Return what each token would receive if it attended to itself alone."""

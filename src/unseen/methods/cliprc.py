@@ -12,11 +12,30 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from unseen.clip.model import ImageEncoder
 from unseen.methods.decoder import DecoderLayer
 from unseen.methods.encoder import PromptedEncoder
 from unseen.model import ImageFeatures, Prediction, SegmentationModel
+
+_KEPT = 2**20
+"""Up to how many numbers of queries and patches a layer keeps its insides for the backward pass."""
+
+
+def read(
+    layer: nn.Module, tokens: Float[Tensor, "B Q D"], memory: Float[Tensor, "B L D"]
+) -> Float[Tensor, "B Q D"]:
+    """Let tokens read a memory; where they are many, the backward pass runs the layer again.
+
+    A layer keeps some twenty times its input: with COCO's queries, one of every class for every
+    region, gigabytes.
+    """
+    if tokens.numel() + memory.numel() <= _KEPT or not torch.is_grad_enabled():
+        read: Tensor = layer(tokens, memory)
+    else:
+        read = checkpoint(layer, tokens, memory, use_reentrant=False)
+    return read
 
 
 def align(
@@ -62,7 +81,10 @@ class RecoveryDecoder(nn.Module):
         self, queries: Float[Tensor, "B Q D"], patches: Float[Tensor, "B L D"]
     ) -> Recovered:
         queries, patches = self.query_in(queries), self.patch_in(patches)
-        queries, patches = self.query_layer(queries, patches), self.patch_layer(patches, queries)
+        queries, patches = (
+            read(self.query_layer, queries, patches),
+            read(self.patch_layer, patches, queries),
+        )
         return Recovered(self.query_out(queries), self.patch_out(patches))
 
 
@@ -100,7 +122,10 @@ class RegionHead(nn.Module):
         seen = torch.cat([spread, cls, features.patches], dim=1).flatten(2).transpose(1, 2)
         patches = self.merge(seen)  # (B, h·w, D)
         for query_layer, patch_layer in zip(self.query_layers, self.patch_layers, strict=True):
-            queries, patches = query_layer(queries, patches), patch_layer(patches, queries)
+            queries, patches = (
+                read(query_layer, queries, patches),
+                read(patch_layer, patches, queries),
+            )
         # the mean over regions of products is the product with the mean
         mean = queries.unflatten(1, (-1, text.shape[0])).mean(dim=1)  # (B, C, D)
         logits = (mean @ patches.transpose(1, 2)).unflatten(2, grid)

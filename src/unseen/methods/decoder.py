@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unseen.methods.attention import attend
+
 
 def descriptor(text: Float[Tensor, "C D"], cls: Float[Tensor, "B D"]) -> Float[Tensor, "B C 2*D"]:
     """Relate every class to every image: the product text ⊙ cls, then the text itself."""
@@ -59,15 +61,16 @@ class DecoderLayer(nn.Module):
         self, queries: Float[Tensor, "B C D"], memory: Float[Tensor, "B L D"]
     ) -> Float[Tensor, "B C D"]:
         """Let every query read the memory."""
-        attended = F.scaled_dot_product_attention(
+        attended = attend(
             self._heads(self.query(queries)),
             self._heads(self.key(memory)),
             self._heads(self.value(memory)),
-            dropout_p=self.dropout.p if self.training else 0.0,
+            dropout=self.dropout.p if self.training else 0.0,
         )
         attended = self.out(attended.transpose(1, 2).flatten(2))
         queries = self.norm1(queries + self.dropout(attended))
-        hidden = self.dropout(F.relu(self.linear1(queries)))
+        # dropped before the ReLU, which is the same, and one tensor less to keep
+        hidden = F.relu(self.dropout(self.linear1(queries)))
         return self.norm2(queries + self.dropout(self.linear2(hidden)))
 
 
