@@ -40,9 +40,9 @@ from unseen.clip import TextConfig, TextEncoder
 from unseen.data.transforms import fit_short_side, resize_image
 from unseen.efficiency import clock, hardware
 from unseen.export import export_model
+from unseen.learning import make_optimizer
 from unseen.metrics import markdown
 from unseen.segmenter import Segmentation, Segmenter
-from unseen.training import make_optimizer
 
 
 def plain_picture(segmenter: Segmenter, case: Case) -> Callable[[], object]:

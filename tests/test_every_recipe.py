@@ -8,10 +8,12 @@ import pytest
 import torch
 from layouts import WRITERS
 
+from unseen.building import build, open_source
 from unseen.catalogue import open_dataset
 from unseen.checkpoints import ModelConfig
 from unseen.clip import CLIP, ImageEncoder, TextConfig, TextEncoder, VisionConfig, WordTokenizer
 from unseen.clip.weights import save_clip
+from unseen.data.batches import Crops, Order, load
 from unseen.data.datasets import Subset
 from unseen.errors import InputError
 from unseen.evaluation import default_source, evaluate
@@ -19,7 +21,7 @@ from unseen.methods import METHODS
 from unseen.recipes import EVALUATIONS, RECIPES, VOCABULARY_OF, Recipe, Source
 from unseen.segmenter import Segmenter
 from unseen.settings import find_setting
-from unseen.training import batches, build, fit, open_source
+from unseen.training import fit
 from unseen.vocabulary import MULTI_TEMPLATES, SINGLE_TEMPLATE, find_vocabulary
 
 WINDOW = 32
@@ -126,8 +128,9 @@ def test_photographic_batches_are_whole_windows_that_the_seed_decides(
     recipe = shrink(RECIPES["zegclip-voc-inductive"], clips, roots)
 
     def first(seed: int) -> torch.Tensor:
-        chosen = replace(recipe, seed=seed)
-        return next(batches(open_source(chosen), chosen))[0]
+        dataset = open_source(recipe)
+        crops = Crops(dataset, recipe.augmentation, recipe.window, seed)
+        return next(load(crops, Order(len(dataset), recipe.batch_size, seed))).images
 
     assert first(0).shape == (2, 3, WINDOW, WINDOW) and first(0).dtype == torch.float32
     assert torch.equal(first(3), first(3)) and not torch.equal(first(3), first(4))

@@ -36,6 +36,7 @@ from unseen.data.transforms import (
 )
 from unseen.embeddings import TextEmbeddings
 from unseen.evaluation import evaluate
+from unseen.learning import compute_loss, learning_rate, make_optimizer
 from unseen.losses import criterion
 from unseen.methods.encoder import PromptedEncoder, Stages, region_mask, show_prompts
 from unseen.metrics import Scores, confusion, harmonic_mean
@@ -45,7 +46,6 @@ from unseen.readout import View, Windows, find_best, find_likeliest, score_map
 from unseen.recipes import EVALUATIONS, RECIPES, VOCABULARY_OF
 from unseen.segmenter import Segmenter
 from unseen.settings import INDUCTIVE, SUPERVISED, TRANSDUCTIVE, Setting
-from unseen.training import compute_loss, learning_rate, make_optimizer
 from unseen.vocabulary import (
     MULTI_TEMPLATES,
     SINGLE_TEMPLATE,

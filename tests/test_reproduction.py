@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from unseen import reproduction
+from unseen.building import build
 from unseen.claims import CLAIMS, CONTENDERS, SETTINGS, TABLE, Claim, Side
 from unseen.errors import InputError
 from unseen.miniature.world import edition
@@ -20,7 +21,6 @@ from unseen.reproduction import (
     table,
     verdict,
 )
-from unseen.training import build
 
 
 def made_up(run: Run, hiou: float) -> dict:

@@ -10,11 +10,11 @@ import torch
 from unseen.checkpoints import ModelConfig
 from unseen.clip import ImageEncoder, VisionConfig
 from unseen.embeddings import TextEmbeddings
+from unseen.learning import compute_loss
 from unseen.methods import METHODS
 from unseen.model import SegmentationModel
 from unseen.segmenter import Segmenter
 from unseen.settings import SUPERVISED
-from unseen.training import compute_loss
 from unseen.vocabulary import IGNORE, Vocabulary
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

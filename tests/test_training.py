@@ -23,7 +23,7 @@ from unseen.miniature.pretrain import Muon, drop_patches, pretrain, rate
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
 from unseen.recipes import RECIPES, Recipe, find_recipe
-from unseen.training import batches, fit
+from unseen.training import fit
 from unseen.vocabulary import MINIATURE, Vocabulary
 
 
@@ -103,11 +103,6 @@ def test_what_is_saved_describes_the_model_that_training_went_on_from(
         assert torch.equal(again(image, text).logits, trained.model.eval()(image, text).logits)
 
 
-def test_a_data_set_smaller_than_a_batch_is_refused(micro_recipe: Recipe):
-    with pytest.raises(InputError, match="fewer than a batch of 4"):
-        next(batches(Subset(open_dataset("micro", "train"), 3), micro_recipe))
-
-
 def test_a_start_brings_its_own_clip(tmp_path):
     recipe = replace(RECIPES["zegclip-miniature-supervised"], clip="elsewhere")
     with pytest.raises(InputError, match="brings its own CLIP, miniature: leave clip out"):
@@ -137,7 +132,9 @@ def test_a_window_below_a_patch_is_refused(micro_recipe: Recipe, tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_training(micro_recipe: Recipe, tmp_path):
-    with pytest.raises(InputError, match="no longer a number at step 6"):
+    with pytest.raises(
+        InputError, match="no longer a number at step 2 .*, of the pictures .* none"
+    ):
         fit(replace(micro_recipe, learning_rate=1e30), out=tmp_path / "run", device="cpu")
     json.loads((tmp_path / "run" / "log.jsonl").read_text())  # of step 1
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -160,31 +157,13 @@ def test_training_again_first_removes_what_was_there(micro_recipe: Recipe, tmp_p
     monkeypatch.setattr(training, "save_pretrained", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fit(micro_recipe, out=tmp_path / "run", device="cpu")
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.jsonl"]
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left == {"log.jsonl", "run.json", "states"}
 
 
 def test_supervised_training_sees_every_class(micro_recipe: Recipe, tmp_path):
     recipe = replace(micro_recipe, setting="supervised", steps=2)
     assert fit(recipe, out=tmp_path / "run", device="cpu").config.setting == "supervised"
-
-
-def test_batches_go_on_for_ever_in_an_order_the_seed_decides(micro_recipe: Recipe):
-    dataset = Subset(open_dataset("micro", "train"), 10)
-
-    def first(seed: int, count: int) -> list[torch.Tensor]:
-        stream = batches(dataset, replace(micro_recipe, seed=seed))
-        return [next(stream)[0] for _ in range(count)]
-
-    ours, again, other = first(0, 7), first(0, 7), first(1, 7)
-    assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(ours, other, strict=True))
-    assert ours[0].shape == (4, 3, 48, 48) and ours[0].dtype == torch.uint8
-    assert next(batches(dataset, replace(micro_recipe, window=30, stride=30)))[0].shape == (
-        4,
-        3,
-        30,
-        30,
-    )
 
 
 def test_a_missing_extra_says_what_to_install(micro_recipe: Recipe, tmp_path, monkeypatch):

@@ -23,18 +23,21 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from unseen.backends import TorchBackend, autocast
+from unseen.building import open_source
 from unseen.catalogue import find_dataset
 from unseen.checkpoints import ModelConfig, shipped_models
+from unseen.data.batches import Crops, Order
+from unseen.data.batches import load as load_batches
 from unseen.data.transforms import fit_short_side
 from unseen.efficiency import clock, describe, hardware
 from unseen.embeddings import TextEmbeddings
 from unseen.errors import InputError, require
+from unseen.learning import compute_loss, make_optimizer
 from unseen.metrics import markdown
 from unseen.readout import Windows
 from unseen.recipes import RECIPES, VOCABULARY_OF, Source, find_recipe
 from unseen.segmenter import Segmenter, resolve_device
 from unseen.settings import SUPERVISED, Setting, find_setting
-from unseen.training import batches, compute_loss, make_optimizer, open_source
 from unseen.vocabulary import Vocabulary, find_vocabulary
 from unseen.writing import write_whole
 
@@ -305,8 +308,9 @@ def loading(case: Case) -> Work:
     if case.root is None and known is not None and known.read is not None:
         raise InputError(f"the data set {recipe.data.name} lies on disk: say where with --root")
     source = Source(recipe.data.name, case.root)
-    recipe = replace(recipe, data=source, batch_size=case.batch)
-    stream = batches(open_source(recipe), recipe)
+    dataset = open_source(replace(recipe, data=source))
+    crops = Crops(dataset, recipe.augmentation, recipe.window, recipe.seed)
+    stream = load_batches(crops, Order(len(dataset), case.batch, recipe.seed))
     shown = f"{case.batch} × {recipe.window}×{recipe.window}"
     return Work(lambda: next(stream), torch.device("cpu"), case.batch, 0, shown)
 

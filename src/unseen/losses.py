@@ -118,7 +118,7 @@ def criterion(
     *,
     focal_weight: float = 100.0,
     dice_weight: float = 1.0,
-    num_pairs: float | None = None,
+    num_pairs: Float[Tensor, ""] | float | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Compute the weighted loss terms of a batch.
 
@@ -131,19 +131,23 @@ def criterion(
             least 1. In a distributed run, pass the mean of the processes' counts.
     """
     present = find_present(target, logits.shape[1])
-    pairs = max(present.sum().item() if num_pairs is None else num_pairs, 1.0)
+    pairs = torch.as_tensor(present.sum() if num_pairs is None else num_pairs).clamp(min=1)
     focal_sum, dice_sum = MaskLosses.apply(logits, target, present)  # type: ignore[no-untyped-call]
     return {"focal": focal_weight * focal_sum / pairs, "dice": dice_weight * dice_sum / pairs}
 
 
 def exclusive(
-    logits: Float[Tensor, "B C h w"], target: Integer[Tensor, "B H W"]
+    logits: Float[Tensor, "B C h w"],
+    target: Integer[Tensor, "B H W"],
+    *,
+    num_pixels: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
     """Return the cross-entropy over a softmax of the classes: the mean over labelled pixels.
 
     Pixels from ``C`` up, ``IGNORE`` among them, are left out; a batch of such pixels only is 0.
+    In a distributed run, pass the mean of the processes' counts as ``num_pixels``.
     """
     enlarged = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False)
     labelled = target < logits.shape[1]
     total = F.cross_entropy(enlarged, target.masked_fill(~labelled, -100).long(), reduction="sum")
-    return total / labelled.sum().clamp(min=1)
+    return total / (labelled.sum() if num_pixels is None else num_pixels).clamp(min=1)

@@ -5,6 +5,7 @@ divided. A class absent from labels and predictions has no score (NaN) and enter
 counts are whole numbers: pictures add up to the same scores in any order, in any number of parts.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -386,6 +387,14 @@ def rounded(numbers: Mapping[str, float]) -> dict[str, float | None]:
 
 def _round(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 4)
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Write a mean and, of several values, ± their standard deviation."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
 def show(value: float | None) -> str:

@@ -12,7 +12,6 @@ import platform
 import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -30,7 +29,7 @@ from unseen.clip import fingerprint, load_clip
 from unseen.data.datasets import Dataset, Subset
 from unseen.errors import InputError
 from unseen.evaluation import GAMMAS, calibration_curve, default_calibration, evaluate
-from unseen.metrics import Scores, markdown, rounded
+from unseen.metrics import Scores, markdown, rounded, spread
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import edition
 from unseen.recipes import Recipe, find_recipe, override
@@ -147,13 +146,13 @@ def execute(run: Run, out: Path, *, device: str = "cpu") -> Path:
     else:
         halfway = out / "models" / f"{run.name}-halfway"
         start = out / "models" / f"{run.start.name}-halfway" if run.start else None
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".training-") as folder:
-            segmenter = fit(recipe, out=Path(folder) / "model", start=start, device=device)
-            if run.setting == "inductive" and run.contender in TABLE:
-                shutil.rmtree(halfway, ignore_errors=True)
-                halfway.parent.mkdir(exist_ok=True)
-                shutil.move(Path(folder) / "model" / "halfway", halfway)
+        folder = out / "unfinished" / run.name
+        segmenter = fit(recipe, out=folder, start=start, resume=True, device=device)
+        if run.setting == "inductive" and run.contender in TABLE:
+            shutil.rmtree(halfway, ignore_errors=True)
+            halfway.parent.mkdir(exist_ok=True)
+            shutil.move(folder / "halfway", halfway)
+        shutil.rmtree(folder)
     seconds = time.monotonic() - began
     facts = {
         "run": run.name,
@@ -301,13 +300,6 @@ def load(folder: Path, listed: Sequence[Run]) -> dict[Run, dict[str, Any]]:
     return results
 
 
-def _spread(values: Sequence[float], digits: int = 1) -> str:
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}"
-
-
 COLUMNS = (
     "pAcc",
     "mIoU(S)",
@@ -337,10 +329,10 @@ def table(results: Results) -> str:
                 [
                     contender.title,
                     setting or "training-free",
-                    *(_spread([one[column] for one in scores]) for column in COLUMNS),
-                    _spread(chosen) if setting == "inductive" else "",
+                    *(spread([one[column] for one in scores]) for column in COLUMNS),
+                    spread(chosen) if setting == "inductive" else "",
                     f"{found[0]['trainable_parameters'] / 1e3:,.0f} k" if setting else "–",
-                    _spread([f["training_seconds"] / 60 for f in found]) if setting else "–",
+                    spread([f["training_seconds"] / 60 for f in found]) if setting else "–",
                     str(len(found)) if setting else "–",
                 ]
             )
@@ -403,7 +395,7 @@ def claims_table(results: Results, claims: Sequence[Claim] = CLAIMS) -> str:
                 claim.topic,
                 claim.statement,
                 claim.column,
-                ("+" if found and statistics.fmean(found) > 0 else "") + _spread(found)
+                ("+" if found and statistics.fmean(found) > 0 else "") + spread(found)
                 if found
                 else "–",
                 verdict(found, certain=certain),

@@ -79,19 +79,21 @@ class Setting:
         shown: labels whose names are shown in training, in order.
         target: label map to training target; sees the step's logits over the shown classes.
         calibration: γ, subtracted from the scores of seen classes at test.
+        guesses: the target depends on the logits.
     """
 
     name: str
     shown: Callable[[Vocabulary], tuple[int, ...]]
     target: Callable[[Labels, Logits, Vocabulary], Labels]
     calibration: float
+    guesses: bool = False
 
 
 INDUCTIVE = Setting("inductive", show_seen, ignore_unseen, calibration=0.1)
-TRANSDUCTIVE = Setting("transductive", show_all, self_label, calibration=0.0)
+TRANSDUCTIVE = Setting("transductive", show_all, self_label, calibration=0.0, guesses=True)
 # ZegCLIP's second transductive row, without the knowledge of which pixels are unseen. No paper or
 # code spells it out: this is the plain reading
-SELF_TRAINING = Setting("self-training", show_all, self_label_freely, calibration=0.0)
+SELF_TRAINING = Setting("self-training", show_all, self_label_freely, calibration=0.0, guesses=True)
 # the authors subtract 0.1 here too, but from every class, which changes nothing
 SUPERVISED = Setting("supervised", show_all, as_labelled, calibration=0.0)
 

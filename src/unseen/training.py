@@ -1,337 +1,223 @@
-"""Training: the methods' shared schedule, step and loop. The only file that knows Lightning."""
+"""Training: the loop, and what it leaves on disk. The only file that knows Lightning."""
 
-import difflib
-import inspect
 import json
-import math
 import os
+import resource
 import shutil
+import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import warnings
+from collections.abc import Generator, Mapping
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Integer
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler
+from torch import Tensor
 
-from unseen.catalogue import find_dataset, open_dataset
-from unseen.checkpoints import (
-    ModelConfig,
-    StoredText,
-    load_pretrained,
-    save_pretrained,
-    shipped_clip,
-)
-from unseen.clip import ImageEncoder, TextEncoder, load_clip
-from unseen.data.datasets import Dataset, Sample
-from unseen.data.transforms import photographic, random_crop
+from unseen.building import build, open_source
+from unseen.checkpoints import ModelConfig, read_description, save_pretrained
+from unseen.clip import fingerprint
+from unseen.data.batches import Batch, Crops, Order, load
+from unseen.data.datasets import Dataset
 from unseen.errors import InputError, require
-from unseen.losses import criterion, exclusive
-from unseen.methods import METHODS
-from unseen.model import SegmentationModel
+from unseen.interruption import Interrupted, watch
+from unseen.learning import PRECISIONS, Engine, Learner
 from unseen.progress import track
-from unseen.recipes import RECIPES, Recipe
+from unseen.recipes import Recipe
+from unseen.runs import Log, describe_environment, read_start
 from unseen.segmenter import Segmenter, resolve_device
 from unseen.settings import SELF_TRAINING, TRANSDUCTIVE, Setting, find_setting
+from unseen.states import list_states, read_newest, require_same, save_state
 from unseen.vocabulary import Vocabulary
 from unseen.writing import write_text
 
-MIN_RATE = 1e-6
-LOSSES = ("masks", "softmax")
+REPORT_EVERY = 20
 
 
-def learning_rate(step: int, *, total: int, base: float, warmup: int) -> float:
-    """Return the rate of a step: polynomial decay of power 0.9, after a linear warm-up.
+def launch_fabric(engine: Engine, device: str) -> Any:
+    """Return Fabric, with the other processes that a launcher started, if any.
 
-    As mmcv's "poly" policy with ``min_lr`` 1e-6 and ``warmup_ratio`` 1e-6: the warm-up multiplies
-    the decaying rate, from a millionth to one.
+    ``torchrun`` and SLURM tell each process how many there are.
+
+    Raises:
+        InputError: another launcher, or a precision that the device does not have.
+        MissingExtra: Lightning Fabric is not installed.
     """
-    rate = (base - MIN_RATE) * (1 - step / total) ** 0.9 + MIN_RATE
-    if step < warmup:
-        rate *= 1 - (1 - step / warmup) * (1 - 1e-6)
-    return rate
+    fabric = require("lightning_fabric", extra="train")
+    accelerator = resolve_device(device).type
+    if engine.precision == "fp16" and accelerator == "cpu":
+        raise InputError("training in fp16 needs a GPU: take bf16 or fp32")
+    told = os.environ
+    nodes, devices = 1, 1
+    if "LOCAL_WORLD_SIZE" in told:
+        devices = int(told["LOCAL_WORLD_SIZE"])
+        nodes = int(told["WORLD_SIZE"]) // devices
+    elif int(told.get("SLURM_NTASKS", "1")) > 1 and told.get("SLURM_JOB_NAME") not in _BY_HAND:
+        nodes = int(told.get("SLURM_NNODES", "1"))
+        devices = int(told["SLURM_NTASKS"]) // nodes
+    elif int(told.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("several processes are started by torchrun or SLURM's srun")
+    made = fabric.Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if nodes * devices > 1 else "auto",
+        precision=PRECISIONS[engine.precision],
+    )
+    made.launch()
+    return made
 
 
-def make_optimizer(
-    model: nn.Module, *, learning_rate: float, weight_decay: float
-) -> torch.optim.AdamW:
-    """Optimise everything trainable alike.
-
-    The authors' configurations mean to spare norms from decay and to have two rates, but the first
-    key that matches a name wins there, and every trained parameter gets the same.
-    """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
+_BY_HAND = ("bash", "interactive")  # jobs of SLURM that a person types commands in
 
 
-def compute_loss(
-    model: nn.Module,
-    images: Float[Tensor, "B 3 H W"],
-    labels: Integer[Tensor, "B H W"],
-    text: Float[Tensor, "C D"],
-    *,
-    setting: Setting,
-    vocabulary: Vocabulary,
-    loss: str = "masks",
-    focal_weight: float = 100.0,
-    dice_weight: float = 1.0,
-    auxiliary_weight: float = 1.0,
-) -> dict[str, Float[Tensor, ""]]:
-    """Run the model on a batch and return every term of its loss.
+class Keeper:
+    """Writes a training's folder, from one process alone.
 
     Args:
-        model: the model.
-        images: RGB in [0, 1].
-        labels: positions in the vocabulary, or ``IGNORE``.
-        text: embeddings of the classes that the setting shows.
-        setting: what becomes of unseen pixels.
-        vocabulary: what labels mean.
-        loss: ``masks`` or ``softmax``, as in a recipe.
-        focal_weight: factor of the focal term.
-        dice_weight: factor of the dice term.
-        auxiliary_weight: factor of every term that the head itself returns.
+        out: the folder.
+        fabric: Lightning's, launched.
+        learner: whose states are kept.
+        recipe: what it learns.
+        engine: how.
+        start: what it went on from.
     """
-    prediction = model(images, text)
-    target = setting.target(labels, prediction.logits.detach(), vocabulary)
-    if loss == "softmax":
-        losses = {"cross_entropy": exclusive(prediction.logits, target)}
-    else:
-        losses = criterion(
-            prediction.logits, target, focal_weight=focal_weight, dice_weight=dice_weight
-        )
-    auxiliary = {name: auxiliary_weight * term for name, term in prediction.auxiliary.items()}
-    return {**losses, **auxiliary}
 
+    def __init__(
+        self,
+        out: Path,
+        fabric: Any,
+        learner: Learner,
+        recipe: Recipe,
+        engine: Engine,
+        start: str | Path | None,
+    ) -> None:
+        self._out, self._fabric, self._learner = out, fabric, learner
+        self._recipe, self._engine, self._start = recipe, engine, start
+        self._identity = {
+            **recipe.record(),
+            "data": recipe.data.name,  # it may have moved
+            "CLIP": fingerprint(learner.bare.encoder.clip),
+            "start": None if start is None else str(start),
+        }
+        self._log: Log | None = None
+        self._since = 0.0, 0  # when the last report was, and of which step
 
-def build(
-    recipe: Recipe, start: str | Path | None
-) -> tuple[SegmentationModel, TextEncoder, Recipe]:
-    """Make the model a training begins with: fresh on its CLIP, or the weights of another.
+    @property
+    def states(self) -> Path:
+        """Where states lie."""
+        return self._out / "states"
 
-    Returns:
-        The model, its text encoder, and the recipe with the CLIP of that model.
+    def restore(self) -> int:
+        """Bring the learner to the newest state; return the steps it has taken.
 
-    Raises:
-        InputError: a method or option that is not known, a recipe that goes on from another without
-            a start, or a start of another method.
-    """
-    check(recipe)
-    if start is None:
-        if recipe.setting in ("transductive", "self-training"):
-            example = recipe.starts_from or f"{recipe.method}-{recipe.data.name}-inductive"
-            raise InputError(
-                f"{recipe.setting} training goes on from an inductive model, half trained as in "
-                f"the papers: give --from, such as runs/{example}/halfway"
-            )
-        clip = load_clip(shipped_clip() if recipe.clip == "miniature" else recipe.clip)
-        _check_window(recipe, clip.image)
-        return _make(recipe, clip.image), clip.text, recipe
-    model, text, config = load_pretrained(start)
-    if config.method != recipe.method:
-        raise InputError(f"{start} is a {config.method}, the recipe trains a {recipe.method}")
-    _check_start(recipe, start, config, model.encoder.clip.config.layers)
-    _check_window(recipe, model.encoder.clip)
-    encoder = text.load() if isinstance(text, StoredText) else text
-    return model, encoder, replace(recipe, clip=config.clip)
+        Raises:
+            InputError: the state is of another training.
+        """
+        found = read_newest(self.states) if self._fabric.is_global_zero else None
+        found = self._fabric.broadcast(found)
+        if found is None:
+            return 0
+        file, state = found
+        require_same(state["identity"], self._identity, file.path)
+        self._learner.restore(state)
+        return file.step
 
-
-def _check_start(recipe: Recipe, start: str | Path, config: ModelConfig, layers: int) -> None:
-    """Refuse a recipe that asks for another model than the one it is to go on from."""
-    row = RECIPES.get(recipe.name)
-    if row and recipe.clip not in (row.clip, config.clip):
-        raise InputError(f"{start} brings its own CLIP, {config.clip}: leave clip out")
-    parameters = inspect.signature(METHODS[recipe.method]).parameters
-
-    def value(options: dict[str, Any], name: str) -> Any:
-        given = options.get(name, parameters[name].default)
-        return layers - 1 if name == "depth" and given is None else given
-
-    for name in {**config.options, **recipe.options}:
-        theirs, ours = value(config.options, name), value(recipe.options, name)
-        if json.dumps(theirs) != json.dumps(ours):  # tuples and lists are the same there
-            raise InputError(
-                f"{start} was built with {name} {theirs}, and the recipe asks for {ours}: "
-                f"add options.{name}={json.dumps(theirs).replace(' ', '')}, or start from another"
-            )
-
-
-def _check_window(recipe: Recipe, image: ImageEncoder) -> None:
-    patch = image.config.patch_size
-    if min(recipe.window, recipe.short_side) < patch:
-        raise InputError(
-            f"window and short_side must be at least one patch of {patch} pixels, "
-            f"got {recipe.window} and {recipe.short_side}"
+    def begin(self, step: int) -> None:
+        """Open the log; before the first step, remove what an earlier training left."""
+        self._since = time.monotonic(), step
+        if not self._fabric.is_global_zero:
+            return
+        if step == 0:
+            _clear(self._out)
+        for part in self.states.glob(".part-*"):
+            part.unlink(missing_ok=True)  # of a process that was killed while it wrote
+        told = {
+            "recipe": self._recipe.record(),
+            "start": None if self._start is None else str(self._start),
+            "engine": asdict(self._engine),
+            "environment": describe_environment(self._fabric.device.type, self._fabric.world_size),
+        }
+        write_text(self._out / "run.json", json.dumps(told, indent=1) + "\n")
+        self._log = Log(
+            self._out, step=step, loggers=self._engine.loggers, facts=self._recipe.record()
         )
 
+    def report(self, step: int, losses: Mapping[str, Tensor]) -> str:
+        """Write the log's line of a step; return what a person may want to see of it."""
+        values, now = self._learner.mean(losses), time.monotonic()
+        then, before = self._since
+        speed = self._recipe.batch_size * (step - before) / max(now - then, 1e-9)
+        self._since = now, step
+        if self._log:
+            rate = self._learner.optimizer.param_groups[0]["lr"]
+            facts = {
+                "seconds": round(self._log.seconds + now - then, 1),
+                "rate": rate,
+                "pictures_per_second": round(speed, 2),
+            }
+            self._log.add(step, facts | values)
+        return f"loss {sum(values.values()):.4g} · {speed:.3g} pictures/s · {_memory()}"
 
-def _make(recipe: Recipe, image: ImageEncoder) -> SegmentationModel:
-    parameters = inspect.signature(METHODS[recipe.method]).parameters
-    default = parameters["heads"].default if "heads" in parameters else 1
-    heads, width = recipe.options.get("heads", default), image.config.embed_dim
-    if width % heads:
-        raise InputError(f"options.heads must divide this CLIP's width of {width}, got {heads}")
-    try:
-        return METHODS[recipe.method](image, **recipe.options)
-    except InputError:
-        raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{recipe.method} cannot be built on this CLIP with options {recipe.options}: {error}"
-        ) from None
+    def save(self, step: int) -> None:
+        """Write a state; if that fails, say so, and end the training where that is wished.
 
+        Raises:
+            InputError: it cannot be written, and the engine needs states.
+        """
+        if self._fabric.is_global_zero:
+            state = {"identity": self._identity, **self._learner.state()}
+            try:
+                save_state(self.states, step, state, keep=self._engine.keep)
+            except InputError as error:
+                if self._engine.need_states:
+                    raise
+                warnings.warn(
+                    f"{error}: training goes on, the newest state is {self.newest()}",
+                    stacklevel=2,
+                )
+        self._fabric.barrier()
 
-def check(recipe: Recipe) -> None:
-    """Refuse what can be seen to be wrong before anything is read or built.
+    def newest(self) -> str:
+        """Name the newest state."""
+        states = list_states(self.states)
+        return str(states[0].path) if states else "none"
 
-    Raises:
-        InputError: a method, setting, data set, augmentation or option that does not exist.
-    """
-    find_setting(recipe.setting)
-    find_dataset(recipe.data.name)
-    if recipe.loss not in LOSSES:
-        raise InputError(f"no loss is called {recipe.loss!r}; known are {', '.join(LOSSES)}")
-    if recipe.augmentation not in AUGMENTATIONS:
-        raise InputError(
-            f"no augmentation is called {recipe.augmentation!r}; "
-            f"known are {', '.join(AUGMENTATIONS)}"
-        )
-    if recipe.method not in METHODS:
-        raise InputError(
-            f"no method is called {recipe.method!r}; known are {', '.join(sorted(METHODS))}"
-        )
-    parameters = inspect.signature(METHODS[recipe.method]).parameters
-    known = [name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY]
-    for name, value in recipe.options.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(
-                f"{recipe.method} has no option {name!r}{hint} (it has: {', '.join(known)})"
-            )
-        whole = parameters[name].annotation in (int, int | None)
-        least = 0 if name == "depth" else 1
-        if whole and value is not None and (type(value) is not int or value < least):
-            raise InputError(f"options.{name} must be a whole number from {least}, got {value!r}")
+    def forget(self, step: int) -> None:
+        """Remove the states from a step on: what they lead to is no number."""
+        if self._fabric.is_global_zero:
+            for state in list_states(self.states):
+                if state.step >= step:
+                    state.path.unlink()
 
-
-Augmentation = Callable[[Sample, int], tuple[np.ndarray, np.ndarray]]
-
-
-def _cropped(seed: int) -> Augmentation:
-    random = np.random.default_rng(seed)
-    return lambda sample, window: random_crop(sample.image, sample.labels, window, random)
+    def close(self) -> None:
+        """End the log, and remove the states of a training that is done."""
+        if self._log:
+            self._log.close()
+            shutil.rmtree(self.states, ignore_errors=True)
+        self._fabric.barrier()
 
 
-def _photographic(seed: int) -> Augmentation:
-    random = np.random.RandomState(seed)
-    return lambda sample, window: photographic(sample.image, sample.labels, window, random)
-
-
-AUGMENTATIONS = {"photographic": _photographic, "crop": _cropped}
-"""From a seed to a function of samples and the side of a crop."""
-
-
-def open_source(recipe: Recipe) -> Dataset:
-    """Open what a recipe trains on.
-
-    Raises:
-        InputError: as ``open_dataset``, or the recipe does not say where the data set lies.
-    """
-    source = recipe.data
-    known = find_dataset(source.name)
-    if source.root is None and known is not None and known.read is not None:
-        raise InputError(
-            f"the data set {source.name} lies on disk: say in which folder with data.root=FOLDER"
-        )
-    return open_dataset(source.name, "train", root=source.root)
-
-
-def batches(dataset: Dataset, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield augmented batches without end.
-
-    Images are (B, 3, y, x) in 0..255, uint8 or float32, labels (B, y, x) uint8.
-
-    Raises:
-        InputError: the data set does not fill a single batch.
-    """
-    if len(dataset) < recipe.batch_size:
-        raise InputError(
-            f"the data set has {len(dataset)} pictures, fewer than a batch of {recipe.batch_size}"
-        )
-    augment = AUGMENTATIONS[recipe.augmentation](recipe.seed)
-
-    def collate(samples: list[Sample]) -> tuple[Tensor, Tensor]:
-        crops = [augment(sample, recipe.window) for sample in samples]
-        images, labels = (torch.from_numpy(np.stack(parts)) for parts in zip(*crops, strict=True))
-        return images.permute(0, 3, 1, 2), labels
-
-    loader: DataLoader[Any] = DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_size=recipe.batch_size,
-        sampler=RandomSampler(dataset, generator=torch.Generator().manual_seed(recipe.seed)),
-        collate_fn=collate,
-        drop_last=True,
-    )
-    while True:
-        yield from loader
+def _memory() -> str:
+    """Say how much memory was needed at most so far."""
+    if torch.cuda.is_initialized():
+        return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GB"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"{peak / (2**30 if sys.platform == 'darwin' else 2**20):.1f} GB"
 
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier training left, lest a stopped one leave a mixture of both."""
     try:
-        shutil.rmtree(folder / "halfway", ignore_errors=True)
-        for name in ("config.json", "model.safetensors", "log.jsonl"):
+        for name in ("halfway", "states", "tensorboard"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in ("config.json", "model.safetensors", "log.jsonl", "scores.json"):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error}") from None
-
-
-class StepResult(NamedTuple):
-    """What a training step reports."""
-
-    step: int
-    rate: float
-    losses: dict[str, Float[Tensor, ""]]
-
-
-def steps(
-    fabric: Any, model: nn.Module, text: Float[Tensor, "C D"], dataset: Dataset, recipe: Recipe
-) -> Iterator[StepResult]:
-    """Take the recipe's optimiser steps one by one; ``model`` is changed in place."""
-    optimizer = make_optimizer(
-        model, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    model, optimizer = fabric.setup(model, optimizer)
-    text = fabric.to_device(text)
-    stream = batches(dataset, recipe)
-    model.train()
-    for step in range(recipe.steps):
-        rate = learning_rate(
-            step, total=recipe.steps, base=recipe.learning_rate, warmup=recipe.warmup
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        images, labels = fabric.to_device(next(stream))
-        optimizer.zero_grad()  # before the forward pass, which needs the memory
-        losses = compute_loss(
-            model,
-            images.float() / 255,
-            labels,
-            text,
-            setting=find_setting(recipe.setting),
-            vocabulary=dataset.vocabulary,
-            loss=recipe.loss,
-            focal_weight=recipe.focal_weight,
-            dice_weight=recipe.dice_weight,
-            auxiliary_weight=recipe.auxiliary_weight,
-        )
-        fabric.backward(sum(losses.values()))
-        optimizer.step()
-        yield StepResult(step, rate, losses)
 
 
 def fit(
@@ -339,51 +225,46 @@ def fit(
     *,
     out: str | Path,
     start: str | Path | None = None,
+    resume: bool = False,
     device: str = "auto",
+    engine: Engine | None = None,
 ) -> Segmenter:
     """Train a recipe; its folder then holds the model, the model half-way, and a log.
 
+    Batches follow from (seed, step), crops from (seed, epoch, picture), dropout from (seed, step,
+    process): on a CPU, a training that was stopped and resumed is, to the bit, one that was not.
+
     Args:
         recipe: what to train.
-        out: folder for ``config.json``, ``model.safetensors``, ``halfway/`` and ``log.jsonl``.
+        out: folder for ``config.json``, ``model.safetensors``, ``halfway/``, ``log.jsonl``,
+            ``run.json`` and, until it is done, ``states/``.
         start: folder or name of a model whose weights to start from (``--from``).
+        resume: go on from the newest state in ``out``, if there is one.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        engine: how it is done: precision, workers, states.
 
     Raises:
         InputError: a recipe that cannot be followed, a start that does not fit, a folder that
-            cannot be written, a loss that is no number any more, or several processes.
-        MissingExtra: the extra ``train`` is not installed.
+            cannot be written, a picture that cannot be read, or a loss that is no number any more.
+        Interrupted: a signal asked for the end; the state was saved before.
+        MissingExtra: an extra is not installed.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            "training runs on one device: start one process; batch_size counts all its pictures"
-        )
-    fabric = require("lightning_fabric", extra="train").Fabric(
-        accelerator=resolve_device(device).type, devices=1
-    )
-    out = Path(out)
-    if (
-        start is not None
-        and Path(start).exists()
-        and out.resolve() in (Path(start).resolve(), *Path(start).resolve().parents)
-    ):
-        raise InputError(f"{start} lies in {out}, which is to be replaced: name another --out")
+    engine, out = engine or Engine(), Path(out)
+    start = read_start(out) if resume and start is None else start
+    _keep_apart(out, start)
+    fabric = launch_fabric(engine, device)
     torch.manual_seed(recipe.seed)
-    setting = find_setting(recipe.setting)
-    dataset = open_source(recipe)
+    setting, dataset = find_setting(recipe.setting), open_source(recipe)
     vocabulary = dataset.vocabulary
-    if not vocabulary.seen:
-        raise InputError(
-            f"every name of {vocabulary.name} is unseen: training needs masks of some classes"
-        )
-    if not vocabulary.unseen and setting in (TRANSDUCTIVE, SELF_TRAINING):
-        raise InputError(
-            f"{setting.name} training finds pixels of unseen classes, and {vocabulary.name} names "
-            "none: train it inductive or supervised"
-        )
+    _check_vocabulary(vocabulary, setting)
+    if resume and _is_done(out, recipe):
+        return Segmenter.from_pretrained(out, device=device)
     model, text_encoder, recipe = build(recipe, start)
-    shown = [vocabulary.names[i] for i in setting.shown(vocabulary)]
-    text = text_encoder.embed(shown, vocabulary.templates)
+    text = text_encoder.embed(
+        [vocabulary.names[i] for i in setting.shown(vocabulary)], vocabulary.templates
+    )
+    learner = Learner(fabric, model, text, vocabulary, recipe, engine)
+    keeper = Keeper(out, fabric, learner, recipe, engine, start)
     config = ModelConfig(
         method=recipe.method,
         options=recipe.options,
@@ -396,24 +277,106 @@ def fit(
         clip=recipe.clip,
         recipe=recipe.record(),
     )
-    log: list[str] = []
-    began = time.monotonic()
-    results = steps(fabric, model, text, dataset, recipe)
-    for step, rate, losses in track(results, f"training {recipe.name}", total=recipe.steps):
-        if (step + 1) % 20 == 0 or step + 1 in (1, recipe.steps):
-            terms = {name: round(value.item(), 4) for name, value in losses.items()}
-            seconds = round(time.monotonic() - began, 1)
-            if not all(math.isfinite(value) for value in terms.values()):
+
+    def save(folder: Path, config: ModelConfig) -> None:
+        if fabric.is_global_zero:
+            save_pretrained(folder, model, text_encoder, config)
+        fabric.barrier()
+
+    first = keeper.restore() if resume else 0
+    stream = read_batches(dataset, recipe, engine, fabric, first)
+    every = engine.save_every or max(1, recipe.steps // 20)
+    status = ""
+    with watch() as request, closing(stream):
+        steps = range(first, recipe.steps)
+        bar = track(
+            steps,
+            f"training {recipe.name}",
+            total=recipe.steps,
+            done=first,
+            status=lambda: status,
+            quiet=not fabric.is_global_zero,
+        )
+        for step in bar:
+            batch, done = next(stream), step + 1
+            try:
+                losses = learner.step(step, batch)
+            except FloatingPointError as error:
+                keeper.forget(step)
                 raise InputError(
-                    f"the loss is no longer a number at step {step + 1} ({terms}): take a lower "
-                    "learning_rate or a longer warmup"
+                    f"the loss is no longer a number at step {done} ({error}), of the pictures "
+                    f"{', '.join(batch.names)}: look at them; begin anew with a lower "
+                    "learning_rate or a longer warmup, or add a clip_norm and --resume: "
+                    f"the last good state is {keeper.newest()}"
+                ) from None
+            if step == first:  # nothing that was there is lost to a training that cannot begin
+                keeper.begin(first)
+            if done % REPORT_EVERY == 0 or done in (1, recipe.steps):
+                status = keeper.report(done, losses)
+            if done == max(1, recipe.steps // 2):
+                half = replace(config, recipe=recipe.record() | {"stopped_at": done})
+                save(out / "halfway", half)
+            told = learner.any(request.number)
+            if done < recipe.steps and (told or done % every == 0):
+                keeper.save(done)
+            if told and done < recipe.steps:
+                raise Interrupted(
+                    told,
+                    f"stopped by {signal.Signals(told).name} after {done} of {recipe.steps} steps; "
+                    f"the same command with --resume goes on from {keeper.newest()}",
                 )
-            if step == 0:  # nothing that was there is lost to a training that cannot begin
-                _clear(out)
-            log.append(json.dumps({"step": step + 1, "seconds": seconds, "rate": rate, **terms}))
-            write_text(out / "log.jsonl", "\n".join(log) + "\n")
-        if step + 1 == max(1, recipe.steps // 2):
-            half = replace(config, recipe=recipe.record() | {"stopped_at": step + 1})
-            save_pretrained(out / "halfway", model, text_encoder, half)
-    save_pretrained(out, model, text_encoder, config)
+    save(out, config)
+    keeper.close()
     return Segmenter(model, text_encoder, config, device=device)
+
+
+def read_batches(
+    dataset: Dataset, recipe: Recipe, engine: Engine, fabric: Any, first: int
+) -> Generator[Batch]:
+    """Return this process's batches from a step on."""
+    gpu = fabric.device.type == "cuda"
+    workers = engine.workers
+    if workers is None:  # on a CPU the training itself takes all cores
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        workers = min(8, (os.cpu_count() or 1) // beside) if gpu else 0
+    share = (fabric.global_rank, fabric.world_size)
+    order = Order(len(dataset), recipe.batch_size, recipe.seed, first, share)
+    crops = Crops(dataset, recipe.augmentation, recipe.window, recipe.seed, engine.skip_broken)
+    return load(crops, order, workers=workers, pinned=gpu)
+
+
+def _is_done(out: Path, recipe: Recipe) -> bool:
+    """Tell whether a folder holds the trained model already.
+
+    Raises:
+        InputError: it holds that of another recipe.
+    """
+    if not (out / "config.json").is_file() or list_states(out / "states"):
+        return False
+    theirs, ours = read_description(out)["recipe"], json.loads(json.dumps(recipe.record()))
+    own = {"data", "clip"}  # data may have moved; a start brings its own CLIP
+    made, wanted = ({k: v for k, v in one.items() if k not in own} for one in (theirs, ours))
+    require_same(made, wanted, out)
+    return True
+
+
+def _keep_apart(out: Path, start: str | Path | None) -> None:
+    """Refuse a start that the training would replace."""
+    if start is None or not Path(start).exists():
+        return
+    place = Path(start).resolve()
+    if out.resolve() in (place, *place.parents):
+        raise InputError(f"{start} lies in {out}, which is to be replaced: name another --out")
+
+
+def _check_vocabulary(vocabulary: Vocabulary, setting: Setting) -> None:
+    """Refuse a setting that is about classes that are not there."""
+    if not vocabulary.seen:
+        raise InputError(
+            f"every name of {vocabulary.name} is unseen: training needs masks of some classes"
+        )
+    if not vocabulary.unseen and setting in (TRANSDUCTIVE, SELF_TRAINING):
+        raise InputError(
+            f"{setting.name} training finds pixels of unseen classes, and {vocabulary.name} names "
+            "none: train it inductive or supervised"
+        )

@@ -10,12 +10,13 @@ from safetensors import SafetensorError
 from unseen.errors import InputError
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object], *, synced: bool = False) -> None:
     """Write a file beside its place, then move it there; its folder is made if need be.
 
     Args:
         path: the file.
         write: writes to the path it is given, which has the same suffix.
+        synced: return when it is on the disk, not only on its way: it outlasts a loss of power.
 
     Raises:
         InputError: the place cannot be written; no part of the file is left behind.
@@ -33,9 +34,13 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         try:
             write(Path(name))
             os.chmod(name, 0o666 & ~_umask())
+            if synced:
+                _sync(Path(name))
             os.replace(name, path)
+            if synced:
+                _sync(path.parent)
         except BaseException:
-            os.unlink(name)
+            Path(name).unlink(missing_ok=True)
             raise
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -87,6 +92,14 @@ def write_folder(folder: Path, texts: Mapping[str, str]) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{folder} cannot be written: {reason}") from None
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -23,14 +23,17 @@ from unseen.cli.export import export
 from unseen.cli.options import say
 from unseen.cli.recipes import recipes
 from unseen.cli.reproduce import reproduce
+from unseen.cli.runs import runs
 from unseen.cli.segment import segment
 from unseen.cli.train import train
 from unseen.errors import InputError, MissingExtra
+from unseen.interruption import Interrupted
 
 VERBS: dict[str, Callable[..., None]] = {
     "segment": segment,
     "evaluate": evaluate,
     "train": train,
+    "runs": runs,
     "convert": convert,
     "export": export,
     "recipes": recipes,
@@ -86,6 +89,9 @@ def main() -> None:
     except (InputError, MissingExtra) as error:
         say(f"error: {error}")
         sys.exit(2)
+    except Interrupted as stop:
+        say(str(stop))
+        sys.exit(128 + stop.number)
     except (KeyboardInterrupt, SystemExit) as stop:  # typer turns the one into the other
         if isinstance(stop, SystemExit) and stop.code != 130:
             raise

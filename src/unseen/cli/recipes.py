@@ -59,7 +59,7 @@ def recipes(
             raise InputError(f"{name} is an evaluation, which has nothing to change")
         given = read_overrides(config) if config else {}
         row = override(row, given | read_assignments(changes or ()))
-        from unseen.training import check
+        from unseen.building import check
 
         check(row)
     facts = describe(row)

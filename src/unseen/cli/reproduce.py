@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from unseen.cli.options import Device, Json, say
+from unseen.cli.options import Device, Json, read_seeds, read_words, say
 from unseen.errors import InputError
 
 
@@ -49,7 +49,7 @@ def reproduce(
     from unseen.claims import CLAIMS, TABLE, TOPICS
     from unseen.reproduction import claims_table, execute_all, load, needed, runs, table
 
-    names = _words(only) if only else [*TABLE, *TOPICS]
+    names = read_words(only) if only else [*TABLE, *TOPICS]
     if strange := [name for name in names if name not in (*TABLE, *TOPICS)]:
         raise InputError(
             f"there is no method and no topic {strange[0]!r}: methods are {', '.join(TABLE)}; "
@@ -57,7 +57,7 @@ def reproduce(
         )
     rows = [name for name in names if name in TABLE] if what != "claims" else []
     claims = [one for one in CLAIMS if one.topic in names] if what != "table" else []
-    numbers = _seeds(seeds)
+    numbers = read_seeds(seeds)
     listed = [
         replace(one, steps=steps, count=count)
         for one in dict.fromkeys([*runs(rows, numbers), *needed(claims, numbers)])
@@ -76,17 +76,3 @@ def reproduce(
     parts = [table(shown)] if rows else []
     parts += [claims_table(results, claims)] if claims else []
     print("\n\n".join(parts))
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        numbers = [int(word) for word in _words(text)]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise InputError(f"--seeds must be different whole numbers from 0, with commas: {text!r}")
-    return numbers

@@ -1,12 +1,18 @@
 """``unseen train``."""
 
 import json as json_module
+import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from unseen.cli.options import Device, Json, Overwrite, refuse_existing, say
+from unseen.cli.options import Device, Json, Overwrite, read_seeds, refuse_existing, say
+from unseen.errors import InputError
+
+if TYPE_CHECKING:
+    from unseen.segmenter import Segmenter
 
 
 def train(
@@ -26,13 +32,63 @@ def train(
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Instead of the recipe's.")
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", help="Several, as 0,1,2: trained, scored and compared."),
+    ] = None,
     start: Annotated[
-        str | None, typer.Option("--from", help="Model whose weights to start from.")
+        str | None,
+        typer.Option(
+            "--from", help="Model whose weights to start from; with --seeds, {seed} in it is each."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the model. [default: runs/RECIPE]")
     ] = None,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest state in --out, if any.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=0, help="Processes that read pictures ahead. [default: 0 on a CPU]"
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option("--precision", help="Of matrix products.")
+    ] = "fp32",
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            "--accumulate", min=1, help="Take a batch in this many parts: less memory, same step."
+        ),
+    ] = 1,
+    clip_norm: Annotated[
+        float, typer.Option("--clip-norm", min=0, help="Highest norm of gradients; 0 for any.")
+    ] = 0.0,
+    save_every: Annotated[
+        int | None,
+        typer.Option(
+            "--save-every", min=1, help="Steps between states. [default: a twentieth of them]"
+        ),
+    ] = None,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="Newest states that stay.")] = 2,
+    on_bad_file: Annotated[
+        Literal["error", "skip"],
+        typer.Option("--on-bad-file", help="What a picture that cannot be read leads to."),
+    ] = "error",
+    on_failed_save: Annotated[
+        Literal["warn", "error"],
+        typer.Option("--on-failed-save", help="What a state that cannot be saved leads to."),
+    ] = "warn",
+    score: Annotated[
+        bool, typer.Option("--score", help="Also score the model; --seeds always does.")
+    ] = False,
+    loggers: Annotated[
+        list[str] | None,
+        typer.Option("--logger", help="Also log to tensorboard, trackio or wandb."),
+    ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -43,6 +99,8 @@ def train(
     unseen train zegclip-voc-inductive data.root=VOCdevkit/VOC2012 batch_size=8
     unseen train zegclip-miniature-transductive \\
         --from runs/zegclip-miniature-inductive/halfway
+    unseen train zegclip-miniature-inductive --seeds 0,1,2
+    torchrun --nproc-per-node 4 -m unseen train zegclip-coco-inductive --resume
     """
     from unseen.recipes import find_recipe, override, read_assignments, read_overrides
 
@@ -56,14 +114,70 @@ def train(
             f"may differ, and the learning rate stays at {plan.learning_rate:g}"
         )
     out = out or Path("runs") / plan.name
-    refuse_existing(out, overwrite=overwrite)
+    if resume and overwrite:
+        raise InputError("give --resume or --overwrite: to go on, or to begin anew")
+    if seeds is not None and seed is not None:
+        raise InputError("give --seed or --seeds")
+    places = os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
+    if (score or seeds) and places != "1":
+        raise InputError("several processes train; score with 'unseen evaluate' when they are done")
+    plans = {out: plan}
+    if seeds is not None:
+        plans = {out / f"seed-{n}": replace(plan, seed=n) for n in read_seeds(seeds)}
+    if not resume:
+        for folder in plans:
+            refuse_existing(folder, overwrite=overwrite)
+    from unseen.learning import Engine
+    from unseen.runs import compare, find_runs
     from unseen.training import fit
 
-    trained = fit(plan, out=out, start=start, device=device).config
-    held_out = list(trained.vocabulary.unseen)
+    engine = Engine(
+        precision=precision,
+        accumulate=accumulate,
+        clip_norm=clip_norm,
+        workers=workers,
+        save_every=save_every,
+        keep=keep,
+        skip_broken=on_bad_file == "skip",
+        need_states=on_failed_save == "error",
+        loggers=loggers or (),
+    )
+    facts = []
+    for folder, each in plans.items():
+        begun = start.replace("{seed}", str(each.seed)) if start and seeds else start
+        model = fit(each, out=folder, start=begun, resume=resume, device=device, engine=engine)
+        fact = {
+            "model": str(folder),
+            "steps": each.steps,
+            "seed": each.seed,
+            "unseen": list(model.config.vocabulary.unseen),
+        }
+        if score or seeds:
+            fact["scores"] = _score(model, folder)
+        facts.append(fact)
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
+        return
     if json:
-        facts = {"model": str(out), "steps": plan.steps, "seed": plan.seed, "unseen": held_out}
-        print(json_module.dumps(facts))
+        print(json_module.dumps(facts if seeds else facts[0]))
     else:
-        print(f"{trained.setting}; unseen classes: {', '.join(held_out) or 'none'}")
-        print(f"{out} holds the model; score it with: unseen evaluate {out}")
+        unseen = ", ".join(model.config.vocabulary.unseen) or "none"
+        print(f"{model.config.setting}; unseen classes: {unseen}")
+        if score or seeds:
+            print(compare(find_runs(out)))
+        else:
+            print(f"{out} holds the model; score it with: unseen evaluate {out}")
+
+
+def _score(model: "Segmenter", folder: Path) -> dict[str, float | None]:
+    """Score a trained model on what scores are reported on, and write that beside it."""
+    from dataclasses import asdict
+
+    from unseen.catalogue import open_dataset
+    from unseen.evaluation import default_source, evaluate
+    from unseen.runs import read_run, save_scores
+
+    if not (folder / "scores.json").is_file():
+        source = default_source(model.config)
+        scores = evaluate(model, open_dataset(source.name, root=source.root))
+        save_scores(folder, scores, {"data": asdict(source)})
+    return read_run(folder).scores
