@@ -184,6 +184,8 @@ def test_a_killed_evaluation_goes_on_and_ends_as_if_it_had_not_been(
         run = unseen(*words, *change.split())
         assert_one_sentence(run, "1 is the journal of another run, with other ")
         assert what in run.err
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert_one_sentence(unseen(*words), "with other threads (OMP_NUM_THREADS): name another")
     assert_one_sentence(unseen(*words, "--show-dir", "shown"), "goes without --show-dir")
     assert len(shown) == 4
 

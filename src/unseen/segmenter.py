@@ -397,6 +397,8 @@ class Segmenter:
             "views": tta,
             "precision": backend.precision,
             "device": f"{self.device.type}, {backend.name}",
+            # with another number, matrix products are rounded otherwise, and pixels change sides
+            "threads (OMP_NUM_THREADS)": self.device.type == "cpu" and torch.get_num_threads(),
             "versions": {"unseen": version("unseen"), "torch": torch.__version__},
         }
 
