@@ -86,7 +86,9 @@ def test_the_test_command_is_what_ci_runs():
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda text: text.splitlines()[0])
 def test_every_command_uses_verbs_and_options_that_exist(document):
     lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines()
-    calls = [line.partition("unseen ")[2] for line in lines if re.search(r"(^|&& )unseen ", line)]
+    calls = [
+        line.partition("unseen ")[2] for line in lines if re.search(r"(^|&& |-m )unseen ", line)
+    ]
     for call in calls:
         command, arguments = typer.main.get_command(app), shlex.split(call, comments=True)
         while hasattr(command, "commands"):  # a verb may have verbs of its own
@@ -119,6 +121,14 @@ def test_the_data_set_file_of_the_documents_opens(tmp_path, monkeypatch):
         assert f"`{key}`" in data or f"\n{key}:" in text, key
     exec(blocks(data, "python")[0], {})
     assert all(f"`{name}`" in data for name in DATASETS)
+
+
+def test_the_journal_of_the_documents_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    (code,) = (block for block in blocks(page, "python") if "Journal(" in block)
+    exec(code, {})
+    assert len(list((tmp_path / "journal").iterdir())) == 2
 
 
 def test_the_results_are_what_evaluate_printed():

@@ -69,7 +69,7 @@ def make_report(*names: str, dataset: Pictures | None = None, facts: dict | None
     for slips, (name, record) in enumerate(records.items(), start=1):
         for i in range(len(dataset)):
             one = judged(dataset, i, slips=slips)
-            record(one)
+            record.add(record.look(one))
             scores[name] = scores[name] + one.scores if name in scores else one.scores
             sized = SizeScores.count(one.prediction, one.sample.labels, VOCABULARY)
             sizes[name] = sizes[name] + sized if name in sizes else sized
@@ -174,7 +174,7 @@ def test_kinds_of_errors():
 def test_large_pictures_become_small_ones_and_keep_their_shape():
     record = Record()
     one = judged(Pictures((300, 900)), 3, slips=40)
-    record(one)
+    record.add(record.look(one))
     assert record.mask(0).shape == (107, 320) == shrink(one.sample.labels).shape
     assert (shrink(np.eye(9, dtype=np.uint8)) == np.eye(9)).all(), "small ones stay as they are"
     assert (record.mask(0) == shrink(one.prediction.astype(np.uint8))).all()
@@ -184,7 +184,7 @@ def test_a_pictures_score_is_its_mean_iou_over_what_it_is_labelled_with():
     record, dataset = Record(), Pictures()
     for i in range(6):
         one = judged(dataset, i, slips=2)
-        record(one)
+        record.add(record.look(one))
         counted = one.sample.labels != 255
         ious = []
         for c in np.unique(one.sample.labels[counted]):
@@ -193,7 +193,7 @@ def test_a_pictures_score_is_its_mean_iou_over_what_it_is_labelled_with():
         assert record.score(i) == pytest.approx(np.mean(ious))
     blank = dataset[0]._replace(labels=np.full(dataset.size, 255, np.uint8))
     nothing = Scores.count(np.zeros(dataset.size, np.int64), blank.labels, VOCABULARY)
-    record(Judged(blank, one.result, one.prediction, nothing))
+    record.add(record.look(Judged(blank, one.result, one.prediction, nothing)))
     assert np.isnan(record.score(6))
 
 

@@ -5,6 +5,7 @@ exported file in place of the weights, and the text encoder's weights, which are
 are to be embedded. onnxruntime and OpenVINO execute nothing but the operators of the file.
 """
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -22,6 +23,7 @@ from unseen.checkpoints import (
 )
 from unseen.clip.model import VisionConfig
 from unseen.errors import InputError, require
+from unseen.journal import digest
 from unseen.model import SegmentationModel
 
 FILES = {
@@ -56,6 +58,10 @@ class Backend(Protocol):
     def __call__(
         self, image: Float[Tensor, "B 3 H W"], text: Float[Tensor, "C D"]
     ) -> Float[Tensor, "B C h w"]: ...
+
+    def digest(self) -> str:
+        """Return a hash of the weights."""
+        ...
 
 
 def check_precision(precision: str, known: tuple[str, ...], name: str) -> None:
@@ -116,6 +122,14 @@ class TorchBackend:
             ) from error
         return logits.float()
 
+    def digest(self) -> str:
+        """Return a hash of the weights."""
+        found = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            found.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
+            found.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return found.hexdigest()[:32]
+
 
 class OnnxBackend:
     """Run an ONNX file in onnxruntime, on the CPU and as many threads as torch takes.
@@ -135,6 +149,7 @@ class OnnxBackend:
         check_precision(precision, ("fp32",), "onnxruntime")
         runtime = require("onnxruntime", extra="onnx")
         self.device, self.vision, self.precision = torch.device("cpu"), vision, precision
+        self._path = path
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors; a broken file is told of below
@@ -150,6 +165,10 @@ class OnnxBackend:
     ) -> Float[Tensor, "B C h w"]:
         given = {"image": image.numpy(), "text": text.numpy()}
         return torch.from_numpy(self._session.run(["logits"], given)[0])
+
+    def digest(self) -> str:
+        """Return a hash of the file."""
+        return _digest_files(self._path, "onnx")
 
 
 class OpenVinoBackend:
@@ -171,6 +190,7 @@ class OpenVinoBackend:
         check_precision(precision, ("fp32", "bf16"), "OpenVINO")
         openvino = require("openvino", extra="openvino")
         self.device, self.vision, self.precision = torch.device("cpu"), vision, precision
+        self._path = path
         settings = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -187,8 +207,16 @@ class OpenVinoBackend:
         given = {"image": image.numpy(), "text": text.numpy()}
         return torch.from_numpy(self._model(given)[0])
 
+    def digest(self) -> str:
+        """Return a hash of the files."""
+        return _digest_files(self._path, "openvino")
+
 
 _RUNNERS: dict[str, Any] = {"onnx": OnnxBackend, "openvino": OpenVinoBackend}
+
+
+def _digest_files(path: Path, to: str) -> str:
+    return " ".join(digest(path.with_name(name)) for name in FILES[to])
 
 
 def _broken(path: Path, runner: str) -> InputError:

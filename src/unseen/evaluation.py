@@ -1,7 +1,9 @@
 """Scores of a segmenter on a data set."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,9 +13,10 @@ from unseen.checkpoints import ModelConfig
 from unseen.data.datasets import Dataset, Sample
 from unseen.embeddings import TextEmbeddings
 from unseen.errors import InputError
+from unseen.journal import Journal
 from unseen.methods import METHODS, maskclip
-from unseen.metrics import Scores
-from unseen.progress import track
+from unseen.metrics import Scores, add_sparse, to_sparse
+from unseen.processes import ALONE, Processes
 from unseen.readout import find_best
 from unseen.recipes import VOCABULARY_OF, Source
 from unseen.segmenter import Segmentation, Segmenter
@@ -40,35 +43,15 @@ class Judged:
     scores: Scores
 
 
-def judge(
-    segmenter: Segmenter,
-    dataset: Dataset,
-    *,
-    labels: Vocabulary | TextEmbeddings | None = None,
-    calibration: float | None = None,
-    tta: bool = False,
-) -> Iterator[Judged]:
-    """Segment every picture of a data set and count its pixels against the labels, one by one.
+@runtime_checkable
+class Keeper(Protocol):
+    """What remembers something of every picture: give it to ``evaluate`` as ``keep``."""
 
-    Args:
-        segmenter: what is judged.
-        dataset: pictures with label maps.
-        labels: the names offered to the model, all of the data set's by default.
-        calibration: γ; by default the model's own, or 0 on a vocabulary it was not trained with.
-        tta: average over scales and mirror images, as the authors' ``--aug-test``.
+    def look(self, one: Judged) -> Any:
+        """Return what is to be kept of a picture, as JSON takes it."""
 
-    Raises:
-        InputError: a name that the data set does not have, or a label map that does not fit.
-    """
-    embeddings, positions = _offer(segmenter, dataset, labels)
-    if calibration is None:
-        calibration = default_calibration(segmenter, embeddings.vocabulary.names)
-    for index in track(range(len(dataset)), "evaluating"):
-        sample = dataset[index]
-        result = segmenter(sample.image, embeddings, calibration=calibration, limit=None, tta=tta)
-        prediction = positions[result.mask]
-        scores = Scores.count(prediction, sample.labels, dataset.vocabulary, result.scores)
-        yield Judged(sample, result, prediction, scores)
+    def add(self, kept: Any) -> None:
+        """Take what was kept of a picture; all pictures come, in order."""
 
 
 def _offer(
@@ -87,6 +70,25 @@ def _offer(
     return segmenter.embed(offered), np.array(dataset.vocabulary.positions(names))
 
 
+def _over(
+    dataset: Dataset,
+    look: Callable[[Sample], Any],
+    processes: Processes,
+    journal: Journal | None,
+) -> Iterator[Any]:
+    """Yield what is made of every picture, in order, in all processes alike."""
+
+    def make(index: int) -> Any:
+        sample = dataset[index]
+        if journal is None:
+            return look(sample)
+        pixels = hashlib.sha256(repr(sample.image.shape).encode())
+        pixels.update(sample.image.tobytes() + sample.labels.tobytes())
+        return journal.recall(f"{sample.name} {pixels.hexdigest()[:32]}", lambda: look(sample))
+
+    return processes.share(len(dataset), make, "evaluating")
+
+
 def evaluate(
     segmenter: Segmenter,
     dataset: Dataset,
@@ -95,8 +97,11 @@ def evaluate(
     calibration: float | None = None,
     tta: bool = False,
     watch: Sequence[Callable[[Judged], object]] = (),
+    keep: Sequence[Keeper] = (),
+    processes: Processes = ALONE,
+    journal: Journal | None = None,
 ) -> Scores:
-    """Segment every picture of a data set and score all of it.
+    """Segment every picture of a data set and score all of it, in every process alike.
 
     Args:
         segmenter: what is judged.
@@ -104,16 +109,33 @@ def evaluate(
         labels: the names offered to the model, all of the data set's by default.
         calibration: γ; by default the model's own, or 0 on a vocabulary it was not trained with.
         tta: average over scales and mirror images, as the authors' ``--aug-test``.
-        watch: called with every picture on the way: what draws, or counts something else.
+        watch: called with every picture that this process segments: what draws.
+        keep: what counts something else; it is told of all pictures.
+        processes: those that share the pictures.
+        journal: what is written there is not segmented again.
 
     Raises:
         InputError: a name that the data set does not have, or a label map that does not fit.
     """
-    total: Scores | None = None
-    for one in judge(segmenter, dataset, labels=labels, calibration=calibration, tta=tta):
-        total = one.scores if total is None else total + one.scores
+    embeddings, positions = _offer(segmenter, dataset, labels)
+    if calibration is None:
+        calibration = default_calibration(segmenter, embeddings.vocabulary.names)
+
+    def look(sample: Sample) -> list[Any]:
+        result = segmenter(sample.image, embeddings, calibration=calibration, limit=None, tta=tta)
+        prediction = positions[result.mask]
+        scores = Scores.count(prediction, sample.labels, dataset.vocabulary, result.scores)
+        one = Judged(sample, result, prediction, scores)
         for see in watch:
             see(one)
+        return [scores.pack(), *(keeper.look(one) for keeper in keep)]
+
+    total: Scores | None = None
+    for packed, *kept in _over(dataset, look, processes, journal):
+        scores = Scores.unpack(packed, dataset.vocabulary)
+        total = scores if total is None else total + scores
+        for keeper, one in zip(keep, kept, strict=True):
+            keeper.add(one)
     assert total is not None
     return total
 
@@ -124,6 +146,8 @@ def calibration_curve(
     gammas: Sequence[float],
     *,
     labels: Vocabulary | TextEmbeddings | None = None,
+    processes: Processes = ALONE,
+    journal: Journal | None = None,
 ) -> dict[float, Scores]:
     """Score a data set at many γ in one pass, on pictures that no result is reported on.
 
@@ -135,6 +159,8 @@ def calibration_curve(
         dataset: pictures with label maps.
         gammas: values of γ.
         labels: the names offered to the model, all of the data set's by default.
+        processes: as in ``evaluate``.
+        journal: as in ``evaluate``.
 
     Raises:
         InputError: as ``evaluate``; or the labels are all seen or all unseen.
@@ -151,19 +177,24 @@ def calibration_curve(
     count = len(dataset.vocabulary)
     # pixels by how many γ leave them to the seen class, label, and best class of either group
     cells = np.zeros((2, len(order) + 1, count**2), np.int64)
-    for index in track(range(len(dataset)), "evaluating"):
-        sample = dataset[index]
+
+    def look(sample: Sample) -> list[list[int]]:
+        found = np.zeros_like(cells)
         view = segmenter.views(sample.image, embeddings, calibration=0.0, limit=None)[0]
         size = (sample.labels.shape[0], sample.labels.shape[1])
         best = [find_best(view.of(group.to(segmenter.device)), size) for group in groups]
         margin = best[0][1].astype(np.float64) - best[1][1]
         place = np.searchsorted(order, margin, side="right")
         valid = sample.labels != IGNORE
-        for cell, group, (winners, _) in zip(cells, groups, best, strict=True):
+        for cell, group, (winners, _) in zip(found, groups, best, strict=True):
             predicted = positions[group.numpy()[winners]]
             pairs = count * sample.labels.astype(np.int64) + predicted
             flat = place[valid] * count**2 + pairs[valid]
             cell += np.bincount(flat, minlength=cell.size).reshape(cell.shape)
+        return to_sparse(found)
+
+    for found in _over(dataset, look, processes, journal):
+        add_sparse(cells, found)
     # γ number k is below the margin of all pixels that lie in a place after k
     seen = cells[0][::-1].cumsum(axis=0)[::-1][1:]
     unseen = cells[1].cumsum(axis=0)[:-1]

@@ -233,7 +233,7 @@ class Learner:
                     average=average,
                 )
                 total = sum(losses.values()) / len(parts)
-                if not math.isfinite(total.detach()):
+                if not math.isfinite(float(sum(value.detach() for value in losses.values()))):
                     terms = ", ".join(f"{key} {value:.4g}" for key, value in losses.items())
                     raise FloatingPointError(terms)
                 self._fabric.backward(total)

@@ -110,6 +110,18 @@ def _count_reliability(
     return np.stack([*counts, units])
 
 
+def to_sparse(counts: Int64[np.ndarray, "..."]) -> list[list[int]]:
+    """Return where counts are not 0, and what they are there: few numbers, as JSON takes them."""
+    places = np.flatnonzero(counts)
+    return [places.tolist(), counts.reshape(-1)[places].tolist()]
+
+
+def add_sparse(total: Int64[np.ndarray, "..."], sparse: list[list[int]]) -> None:
+    """Add to counts, in place, what ``to_sparse`` made of others."""
+    places, values = sparse
+    total.reshape(-1)[places] += np.array(values, np.int64)
+
+
 def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Return part / whole, NaN where the whole is 0."""
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
@@ -185,6 +197,21 @@ class Scores:
             boundary=both(self.boundary, other.boundary),
             reliability=both(self.reliability, other.reliability),
         )
+
+    def pack(self) -> list[list[list[int]]]:
+        """Return the counts of a picture as JSON takes them; ``unpack`` makes scores of them."""
+        assert self.boundary is not None and self.reliability is not None
+        return [to_sparse(one) for one in (self.matrix, self.boundary, self.reliability)]
+
+    @classmethod
+    def unpack(cls, packed: list[list[list[int]]], vocabulary: Vocabulary) -> "Scores":
+        """Return what was packed."""
+        size = len(vocabulary)
+        counts = [np.zeros(shape, np.int64) for shape in ((size, size), (3, size), (3, BINS))]
+        for total, sparse in zip(counts, packed, strict=True):
+            add_sparse(total, sparse)
+        matrix, boundary, reliability = counts
+        return cls(matrix, vocabulary, boundary, reliability)
 
     @property
     def _hits(self) -> np.ndarray:

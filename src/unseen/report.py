@@ -4,6 +4,7 @@ Pictures are judged one by one and forgotten; of each stay three counts a class 
 at thumbnail size, compressed: some 10 KB a picture. Which pictures are shown is known at the end.
 """
 
+import base64
 import json
 import os
 import platform
@@ -36,18 +37,25 @@ LONGEST = 320
 
 
 class Record:
-    """What a report remembers of one model's pictures: give it to ``evaluate`` as ``watch``."""
+    """What a report remembers of one model's pictures: give it to ``evaluate`` as ``keep``."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self._counts: list[np.ndarray] = []
         self._masks: list[tuple[tuple[int, int], bytes]] = []
 
-    def __call__(self, judged: Judged) -> None:
-        self.names.append(judged.sample.name)
-        self._counts.append(tally(judged.scores))
-        small = shrink(judged.prediction.astype(np.uint8))
-        self._masks.append(((small.shape[0], small.shape[1]), zlib.compress(small.tobytes())))
+    def look(self, one: Judged) -> list[Any]:
+        """Return the name, the counts and the thumbnail of a picture, as JSON takes them."""
+        small = shrink(one.prediction.astype(np.uint8))
+        packed = base64.b64encode(zlib.compress(small.tobytes())).decode()
+        return [one.sample.name, tally(one.scores).tolist(), list(small.shape), packed]
+
+    def add(self, kept: list[Any]) -> None:
+        """Take what was kept of a picture."""
+        name, counts, (height, width), packed = kept
+        self.names.append(name)
+        self._counts.append(np.array(counts, np.int64))
+        self._masks.append(((height, width), base64.b64decode(packed)))
 
     @property
     def counts(self) -> Integer[np.ndarray, "N 3 C"]:

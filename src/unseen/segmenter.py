@@ -1,11 +1,13 @@
 """From a picture and words to a mask."""
 
+import hashlib
 import math
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +374,33 @@ class Segmenter:
 
             self._embedded[key] = cached(vocabulary, self.fingerprint, make)
         return self._embedded[key]
+
+    def conditions(
+        self, embeddings: TextEmbeddings, *, calibration: float | None = None, tta: bool = False
+    ) -> dict[str, Any]:
+        """Return, as JSON takes it, all that a mask depends on beside the picture.
+
+        Args:
+            embeddings: the labels.
+            calibration: as for a call.
+            tta: as for a call.
+        """
+        config, backend = self.config, self.backend
+        values = embeddings.values.float().cpu().contiguous().numpy()
+        return {
+            "model": [config.method, config.options, asdict(backend.vision), backend.digest()],
+            "classes seen in training": list(config.taught),
+            "labels": list(embeddings.vocabulary.names),
+            "text embeddings": hashlib.sha256(values.tobytes()).hexdigest()[:32],
+            "γ": config.calibration if calibration is None else calibration,
+            "sizes": [config.short_side, config.window, config.stride],
+            "views": tta,
+            "precision": backend.precision,
+            "device": f"{self.device.type}, {backend.name}",
+            # with another number, matrix products are rounded otherwise, and pixels change sides
+            "threads (OMP_NUM_THREADS)": self.device.type == "cpu" and torch.get_num_threads(),
+            "versions": {"unseen": version("unseen"), "torch": torch.__version__},
+        }
 
     def is_taught(self, names: Sequence[str]) -> list[bool]:
         """Tell of each name whether training showed masks of it; case does not matter to CLIP."""

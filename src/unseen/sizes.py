@@ -139,6 +139,11 @@ class SizeScores:
     areas: Areas = PIXELS
 
     @classmethod
+    def none(cls, vocabulary: Vocabulary, areas: Areas = PIXELS) -> "SizeScores":
+        """Return the scores of no picture."""
+        return cls(np.zeros((5, len(vocabulary), len(BINS)), np.int64), vocabulary, areas)
+
+    @classmethod
     def count(
         cls,
         prediction: Integer[np.ndarray, "H W"],
@@ -162,7 +167,7 @@ class SizeScores:
         theirs, ours = (
             np.where(valid, one.astype(np.int16), np.int16(-1)) for one in (labels, prediction)
         )
-        counts = np.zeros((5, len(vocabulary), len(BINS)), np.int64)
+        counts = cls.none(vocabulary, areas).counts
         present = sum(np.bincount(one[valid], minlength=len(vocabulary)) for one in (theirs, ours))
         for c in np.flatnonzero(present):
             counts[:, c] = _count_class(theirs == c, ours == c, areas)

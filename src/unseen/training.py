@@ -25,6 +25,7 @@ from unseen.data.datasets import Dataset
 from unseen.errors import InputError, require
 from unseen.interruption import Interrupted, watch
 from unseen.learning import PRECISIONS, Engine, Learner
+from unseen.processes import Processes
 from unseen.progress import track
 from unseen.recipes import Recipe
 from unseen.runs import Log, describe_environment, read_start
@@ -50,28 +51,27 @@ def launch_fabric(engine: Engine, device: str) -> Any:
     accelerator = resolve_device(device).type
     if engine.precision == "fp16" and accelerator == "cpu":
         raise InputError("training in fp16 needs a GPU: take bf16 or fp32")
-    told = os.environ
-    nodes, devices = 1, 1
-    if "LOCAL_WORLD_SIZE" in told:
-        devices = int(told["LOCAL_WORLD_SIZE"])
-        nodes = int(told["WORLD_SIZE"]) // devices
-    elif int(told.get("SLURM_NTASKS", "1")) > 1 and told.get("SLURM_JOB_NAME") not in _BY_HAND:
-        nodes = int(told.get("SLURM_NNODES", "1"))
-        devices = int(told["SLURM_NTASKS"]) // nodes
-    elif int(told.get("WORLD_SIZE", "1")) > 1:
+    size, nodes = Processes.started().size, 1
+    plugins = []
+    if size == 1:  # or Fabric would go by what SLURM says of a batch script
+        environments = require("lightning_fabric.plugins.environments", extra="train")
+        plugins = [environments.LightningEnvironment()]
+    elif "LOCAL_WORLD_SIZE" in os.environ:
+        nodes = size // int(os.environ["LOCAL_WORLD_SIZE"])
+    elif "SLURM_STEP_NUM_NODES" in os.environ:
+        nodes = int(os.environ["SLURM_STEP_NUM_NODES"])
+    else:
         raise InputError("several processes are started by torchrun or SLURM's srun")
     made = fabric.Fabric(
         accelerator=accelerator,
-        devices=devices,
+        devices=size // nodes,
         num_nodes=nodes,
-        strategy="ddp" if nodes * devices > 1 else "auto",
+        strategy="ddp" if size > 1 else "auto",
         precision=PRECISIONS[engine.precision],
+        plugins=plugins,
     )
     made.launch()
     return made
-
-
-_BY_HAND = ("bash", "interactive")  # jobs of SLURM that a person types commands in
 
 
 class Keeper:

@@ -20,7 +20,7 @@ from unseen.cli.efficiency import efficiency
 from unseen.cli.embed import embed
 from unseen.cli.evaluate import evaluate
 from unseen.cli.export import export
-from unseen.cli.options import say
+from unseen.cli.options import complain
 from unseen.cli.recipes import recipes
 from unseen.cli.reproduce import reproduce
 from unseen.cli.runs import runs
@@ -81,19 +81,19 @@ def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        say(f"warning: {message}")
+        complain(f"warning: {message}")
 
     warnings.showwarning = show
     try:
         app(prog_name="unseen")
     except (InputError, MissingExtra) as error:
-        say(f"error: {error}")
+        complain(f"error: {error}")
         sys.exit(2)
     except Interrupted as stop:
-        say(str(stop))
+        complain(str(stop))
         sys.exit(128 + stop.number)
     except (KeyboardInterrupt, SystemExit) as stop:  # typer turns the one into the other
         if isinstance(stop, SystemExit) and stop.code != 130:
             raise
-        say("interrupted: what was written before is whole, the rest is missing")
+        complain("interrupted: what was written before is whole, the rest is missing")
         sys.exit(130)

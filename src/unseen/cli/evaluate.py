@@ -12,6 +12,7 @@ from unseen.cli.options import (
     Clip,
     Compile,
     Device,
+    JournalFolder,
     Json,
     Model,
     Precision,
@@ -34,9 +35,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unseen.data.datasets import Dataset
+    from unseen.embeddings import TextEmbeddings
     from unseen.evaluation import Judged
+    from unseen.journal import Journal
     from unseen.recipes import Source
     from unseen.segmenter import Segmenter
+    from unseen.vocabulary import Vocabulary
 
 
 def evaluate(
@@ -127,6 +131,7 @@ def evaluate(
     device: Device = "auto",
     precision: Precision = "fp32",
     compile: Compile = False,
+    journal: JournalFolder = None,
     json: Json = False,
 ) -> None:
     """Score a model: pAcc, mIoU over seen and unseen classes, hIoU.
@@ -155,6 +160,7 @@ def evaluate(
     from unseen.evaluation import evaluate as run
     from unseen.metrics import chance
     from unseen.page import write_report
+    from unseen.processes import Processes
     from unseen.recipes import Evaluation, Source, find_row
     from unseen.report import Record, Report, check_folder, describe
 
@@ -180,6 +186,7 @@ def evaluate(
             not small and (relative or min_area is not None),
             "--relative and --min-area say how --small scores: add --small",
         ),
+        (journal and show_dir, "--journal goes without --show-dir: no picture is painted again"),
         (force and not report, "--force is for --report: say which folder"),
         (recipe and data, "give --data or --recipe, not both: a recipe says which data set"),
     ):
@@ -225,10 +232,24 @@ def evaluate(
         if doubt:
             say(f"note: the scores of {recipe} are not to be expected here: {doubt}")
     known = find_dataset(source.name)
+    part = split or (known.scored if known else None)
+    processes = Processes.started()
+    facts = {"data": [source.name, part, asdict(dataset.vocabulary)]}
     if curve:
         if known and split in (None, known.scored):
             say("note: these are the pictures that scores are reported on: choose γ on others")
-        print_curve(calibration_curve(segmenter, dataset, GAMMAS, labels=embedded), json=json)
+        curves = calibration_curve(
+            segmenter,
+            dataset,
+            GAMMAS,
+            labels=embedded,
+            processes=processes,
+            journal=_open_journal(
+                journal, segmenter, embedded or dataset.vocabulary, {**facts, "options": "curve"}
+            ),
+        )
+        if not processes.rank:
+            print_curve(curves, json=json)
         return
     if calibration is None and isinstance(row, Evaluation):
         calibration = row.calibration
@@ -247,28 +268,41 @@ def evaluate(
         for title, one in segmenters.items()
     }
     judged = {**segmenters, **(make_baselines(segmenter) if baselines else {})}
-    counters = {title: SizeCounter(areas) for title in judged if small or report}
+    counters = {
+        title: SizeCounter(areas, dataset.vocabulary) for title in judged if small or report
+    }
     records = {title: Record() for title in segmenters if several or report}
+    gammas = {title: models.get(title, models[name])["calibration"] for title in judged}
+    journals = {
+        title: _open_journal(
+            journal and journal / str(number),
+            one,
+            embedded or dataset.vocabulary,
+            {**facts, "options": [title in counters and areas.describe(), title in records]},
+            calibration=gammas[title],
+            tta=tta,
+        )
+        for number, (title, one) in enumerate(judged.items(), start=1)
+    }
     scores = {}
     for title, one in judged.items():
-        watch: list[Callable[[Judged], object]] = [
-            part[title] for part in (counters, records) if title in part
-        ]
-        if show_dir and one is segmenter:
-            watch.append(_painter(show_dir))
         scores[title] = run(
             one,
             dataset,
             labels=embedded,
-            calibration=models.get(title, models[name])["calibration"],
+            calibration=gammas[title],
             tta=tta,
-            watch=watch,
+            watch=[_painter(show_dir)] if show_dir and one is segmenter else (),
+            keep=[part[title] for part in (counters, records) if title in part],
+            processes=processes,
+            journal=journals[title],
         )
+    if processes.rank:
+        return
     scores["chance"] = chance(scores[name])
     for title in segmenters:
         if note := hardly_better(scores[title], scores["chance"]):
             say(f"{title}: {note}" if several else note)
-    part = split or (known.scored if known else None)
     about: dict[str, Any] = {
         "data": source.name,
         "split": part,
@@ -335,6 +369,24 @@ def _open(
         if not of_training:
             raise
         raise InputError(f"{error} (the model was trained on it; --data names another)") from None
+
+
+def _open_journal(
+    folder: Path | None,
+    segmenter: "Segmenter",
+    labels: "Vocabulary | TextEmbeddings",
+    facts: dict[str, Any],
+    *,
+    calibration: float | None = None,
+    tta: bool = False,
+) -> "Journal | None":
+    """Open the journal of a model's evaluation, if there is to be one."""
+    if folder is None:
+        return None
+    from unseen.journal import Journal
+
+    conditions = segmenter.conditions(segmenter.embed(labels), calibration=calibration, tta=tta)
+    return Journal(folder, {**conditions, **facts})
 
 
 def _painter(folder: Path) -> "Callable[[Judged], None]":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from unseen.errors import InputError
+from unseen.processes import Processes
 
 if TYPE_CHECKING:
     from unseen.embeddings import TextEmbeddings
@@ -75,9 +76,27 @@ TextFile = Annotated[
 ]
 
 
+JournalFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--journal",
+        help="Write down in this folder what is done of each picture; the same command, after it "
+        "was stopped, goes on from there.",
+    ),
+]
+
+
 def say(message: str) -> None:
-    """Tell the person at the terminal something that is not the result."""
-    print(message, file=sys.stderr)
+    """Tell the person at the terminal something that is not the result; once, not by process."""
+    if not Processes.started().rank:
+        print(message, file=sys.stderr)
+
+
+def complain(message: str) -> None:
+    """Tell what is wrong, whichever process finds it."""
+    processes = Processes.started()
+    which = f" (process {processes.rank} of {processes.size})" if processes.size > 1 else ""
+    print(message + which, file=sys.stderr)
 
 
 def load_segmenter(
@@ -91,6 +110,7 @@ def load_segmenter(
     """Load what --model or --clip names."""
     from unseen.segmenter import Segmenter
 
+    Processes.started().take_gpu()
     if model and clip:
         raise InputError("give --model or --clip, not both: --clip is CLIP without a trained model")
     if clip:

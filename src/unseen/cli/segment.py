@@ -12,12 +12,14 @@ from unseen.cli.options import (
     Clip,
     Compile,
     Device,
+    JournalFolder,
     Json,
     Model,
     Precision,
     Templates,
     TextFile,
     Tta,
+    complain,
     load_segmenter,
     read_labels,
     say,
@@ -50,6 +52,7 @@ def segment(
     device: Device = "auto",
     precision: Precision = "fp32",
     compile: Compile = False,
+    journal: JournalFolder = None,
     json: Json = False,
 ) -> None:
     """Segment pictures with any words.
@@ -63,7 +66,8 @@ def segment(
     unseen segment photos/ --labels labels.txt --clip openai/clip-vit-base-patch16
     """
     from unseen.data.images import read_image
-    from unseen.progress import track
+    from unseen.journal import Journal, digest
+    from unseen.processes import Processes
     from unseen.segmenter import save_image
 
     if labels is None and text is None and model is None:
@@ -81,33 +85,49 @@ def segment(
             "--clip openai/clip-vit-base-patch16"
         )
     looked_for = read_labels(labels, text, segmenter, templates)
-    results, failures = [], 0
-    for picture, name in track(list(zip(found, distinct_names(found), strict=True)), "segmenting"):
-        files = {kind: out / f"{name}-{kind}.png" for kind in ("overlay", "mask")}
-        try:
-            image = read_image(picture)
-        except InputError as error:
-            if len(found) == 1:
-                raise
-            say(f"error: {error}")
-            failures += 1
-            continue
-        result = segmenter(image, looked_for, calibration=calibration, tta=tta)
-        save_image(result.overlay(), files["overlay"])
-        save_image(result.mask_image(), files["mask"])
-        results.append(
-            {
+    written = None
+    if journal:
+        conditions = segmenter.conditions(looked_for, calibration=calibration, tta=tta)
+        written = Journal(journal, conditions)
+    names = distinct_names(found)
+
+    def make(index: int) -> dict[str, Any] | None:
+        picture = found[index]
+        files = {kind: out / f"{names[index]}-{kind}.png" for kind in ("overlay", "mask")}
+
+        def work() -> dict[str, Any] | None:
+            try:
+                image = read_image(picture)
+            except InputError as error:
+                if len(found) == 1:
+                    raise
+                complain(f"error: {error}")
+                return None
+            result = segmenter(image, looked_for, calibration=calibration, tta=tta)
+            save_image(result.overlay(), files["overlay"])
+            save_image(result.mask_image(), files["mask"])
+            return {
                 "picture": str(picture),
                 **{kind: str(file) for kind, file in files.items()},
                 "labels": list(result.labels),
                 "found": result.regions(),
             }
-        )
+
+        if written is None:
+            return work()
+        item = f"{picture} {digest(picture)} {out / names[index]}"
+        return written.recall(item, work, files.values())
+
+    processes = Processes.started()
+    made = list(processes.share(len(found), make, "segmenting"))
+    if processes.rank:
+        return
+    results = [result for result in made if result]
     if json:
         print(json_module.dumps(results, indent=1))
     else:
         _print_found(results)
-    if failures:
+    if failures := len(made) - len(results):
         raise InputError(f"{failures} of {len(found)} pictures could not be segmented")
 
 

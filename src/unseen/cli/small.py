@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from unseen.evaluation import Judged
     from unseen.metrics import Scores
     from unseen.sizes import Areas, SizeScores
+    from unseen.vocabulary import Vocabulary
 
 PROTOCOL = "perceptual-2025 (arXiv 2504.09480)"
 """COCO-Stuff models on CamVid, UAVid and UDD6 without training there, classes named as they are."""
@@ -44,25 +45,28 @@ class SizeCounter:
 
     Args:
         areas: where sizes begin.
+        vocabulary: the classes.
     """
 
-    def __init__(self, areas: "Areas") -> None:
-        self.areas = areas
-        self._total: SizeScores | None = None
-
-    def __call__(self, one: "Judged") -> None:
-        """Count a picture."""
+    def __init__(self, areas: "Areas", vocabulary: "Vocabulary") -> None:
         from unseen.sizes import SizeScores
 
-        vocabulary = one.scores.vocabulary
-        counted = SizeScores.count(one.prediction, one.sample.labels, vocabulary, self.areas)
-        self._total = counted if self._total is None else self._total + counted
+        self.scores = SizeScores.none(vocabulary, areas)
 
-    @property
-    def scores(self) -> "SizeScores":
-        """What was counted so far."""
-        assert self._total is not None
-        return self._total
+    def look(self, one: "Judged") -> list[list[int]]:
+        """Count a picture."""
+        from unseen.metrics import to_sparse
+        from unseen.sizes import SizeScores
+
+        own = self.scores
+        counted = SizeScores.count(one.prediction, one.sample.labels, own.vocabulary, own.areas)
+        return to_sparse(counted.counts)
+
+    def add(self, kept: list[list[int]]) -> None:
+        """Take the counts of a picture."""
+        from unseen.metrics import add_sparse
+
+        add_sparse(self.scores.counts, kept)
 
 
 def describe_protocol(

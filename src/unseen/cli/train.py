@@ -1,7 +1,6 @@
 """``unseen train``."""
 
 import json as json_module
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,6 +9,7 @@ import typer
 
 from unseen.cli.options import Device, Json, Overwrite, read_seeds, refuse_existing, say
 from unseen.errors import InputError
+from unseen.processes import Processes
 
 if TYPE_CHECKING:
     from unseen.segmenter import Segmenter
@@ -118,9 +118,6 @@ def train(
         raise InputError("give --resume or --overwrite: to go on, or to begin anew")
     if seeds is not None and seed is not None:
         raise InputError("give --seed or --seeds")
-    places = os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
-    if (score or seeds) and places != "1":
-        raise InputError("several processes train; score with 'unseen evaluate' when they are done")
     plans = {out: plan}
     if seeds is not None:
         plans = {out / f"seed-{n}": replace(plan, seed=n) for n in read_seeds(seeds)}
@@ -155,7 +152,7 @@ def train(
         if score or seeds:
             fact["scores"] = _score(model, folder)
         facts.append(fact)
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
+    if Processes.started().rank:
         return
     if json:
         print(json_module.dumps(facts if seeds else facts[0]))
@@ -176,8 +173,11 @@ def _score(model: "Segmenter", folder: Path) -> dict[str, float | None]:
     from unseen.evaluation import default_source, evaluate
     from unseen.runs import read_run, save_scores
 
+    source, processes = default_source(model.config), Processes.started()
     if not (folder / "scores.json").is_file():
-        source = default_source(model.config)
-        scores = evaluate(model, open_dataset(source.name, root=source.root))
-        save_scores(folder, scores, {"data": asdict(source)})
+        dataset = open_dataset(source.name, root=source.root)
+        scores = evaluate(model, dataset, processes=processes)
+        if not processes.rank:
+            save_scores(folder, scores, {"data": asdict(source)})
+    processes.gather(None)  # the others read what the first one wrote
     return read_run(folder).scores
