@@ -384,12 +384,6 @@ def test_a_baseline_is_trained_by_its_method(unseen, tmp_path):
     assert config["method"] == "frozen" and config["options"] == {"heads": 2}
 
 
-def test_several_processes_are_refused(unseen, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    run = unseen("train", "zegclip-miniature-inductive", "steps=1", "--out", "run")
-    assert_one_sentence(run, "training runs on one device")
-
-
 def test_misspelt_verbs_and_options_get_a_hint(unseen):
     run = unseen("segmnt")
     assert run.code == 2 and "Did you mean 'segment'?" in run.err

@@ -146,7 +146,7 @@ def execute(run: Run, out: Path, *, device: str = "cpu") -> Path:
     else:
         halfway = out / "models" / f"{run.name}-halfway"
         start = out / "models" / f"{run.start.name}-halfway" if run.start else None
-        folder = out / "unfinished" / run.name
+        folder = out / "models" / f"{run.name}-unfinished"
         segmenter = fit(recipe, out=folder, start=start, resume=True, device=device)
         if run.setting == "inductive" and run.contender in TABLE:
             shutil.rmtree(halfway, ignore_errors=True)

@@ -99,8 +99,9 @@ def varied_crop(
         top = random.randint(0, max(height - window, 0) + 1)
         left = random.randint(0, max(width - window, 0) + 1)
         place = slice(top, top + window), slice(left, left + window)
-        counts = cv2.calcHist([labels[place]], [0], None, [256], [0, 256])[:, 0]
-        counts[IGNORE] = 0  # 32-bit floats, which count windows of up to 4096² pixels exactly
+        # in 32-bit floats, which count windows of up to 4096² pixels exactly
+        counts = cv2.calcHist([labels[place]], [0], None, [256], [0, 256]).ravel().astype(int)
+        counts[IGNORE] = 0
         if (counts > 0).sum() > 1 and counts.max() / counts.sum() < largest_share:
             break
     return image[place], labels[place]
