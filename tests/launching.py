@@ -25,7 +25,11 @@ class Started:
 
     def wait(self) -> list[tuple[int, str]]:
         """Return the exit codes, and what was written to standard error."""
-        told = [process.communicate(timeout=120)[1] for process in self.processes]
+        try:
+            told = [process.communicate(timeout=600)[1] for process in self.processes]
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
         codes = [process.returncode for process in self.processes]
         return list(zip(codes, told, strict=True))
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MICRO_PRETRAINING
-from layouts import write_voc
+from layouts import make_own, write_voc
 from PIL import Image
 from safetensors.torch import load_file
 from test_data import write_segnet, write_uavid, write_udd6
@@ -29,11 +30,12 @@ from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
 from unseen.conversion import convert
 from unseen.embeddings import TextEmbeddings
+from unseen.loading import PARTS, measure_loading
 from unseen.metrics import Scores, chance
 from unseen.miniature.pretrain import tiny_clip
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
-from unseen.recipes import EVALUATIONS, RECIPES
+from unseen.recipes import EVALUATIONS, RECIPES, Source
 from unseen.sizes import BINS, Areas, SizeScores
 from unseen.vocabulary import (
     CAMVID,
@@ -839,6 +841,34 @@ def test_efficiency_prints_two_columns_and_its_conditions(unseen):
     assert result["classes"] == 20 and result["size"] == [512, 512]
     assert result["published"]["trained_parameters"] == 37_771_008
     assert "latency" not in result["executed"] and run.err == ""
+
+
+def test_seeds_are_trained_scored_and_put_together(unseen, tmp_path):
+    words = f"train zegclip-miniature-inductive data.name={make_own(tmp_path / 'own', 2)} steps=1"
+    run = unseen(*words.split(), "batch_size=2", "--seeds", "0,1", "--device", "cpu")
+    assert run.code == 0, run.err
+    assert "| mean ± std over seeds" in run.out and "| zegclip-miniature-inductive" in run.out
+    assert "± " in run.out and "| seed" in run.out
+    folder = Path("runs/zegclip-miniature-inductive")
+    assert json.loads((folder / "seed-1" / "scores.json").read_text())["scores"]["pAcc"] >= 0
+    again = unseen("runs", "--json")
+    assert [one["recipe"]["seed"] for one in json.loads(again.out)] == [0, 1]
+    assert unseen("runs", folder / "seed-1").out.count("seed-1") == 1
+    assert_one_sentence(unseen("runs", "nowhere"), "is no folder")
+    assert_one_sentence(unseen(*words.split(), "--seeds", "0,1"), "or --overwrite")
+    assert_one_sentence(unseen(*words.split(), "--seeds", "0,0"), "different whole numbers")
+
+
+def test_bench_tells_what_pictures_cost_part_by_part(unseen, tmp_path):
+    own = make_own(tmp_path / "own", 4)
+    recipe = replace(RECIPES["zegclip-voc-inductive"], data=Source(own), window=48, stride=40)
+    told = measure_loading(recipe, count=8, workers=1)
+    assert set(told.parts) == set(PARTS.values()) - {PARTS["random_crop"]}
+    assert all(value > 0 for value in told.parts.values())
+    assert sum(told.parts.values()) <= 1000 / told.alone * 1.001
+    assert f"take {told.cores} such cores" in str(told) and "70×60" in str(told)
+    made_up = measure_loading(RECIPES["zegclip-voc-inductive"], count=2, workers=1)
+    assert "made-up 640×480 JPEG" in str(made_up)
 
 
 def test_bench_prints_a_table_and_its_conditions(unseen):

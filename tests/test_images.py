@@ -1,6 +1,7 @@
 import io
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -252,3 +253,28 @@ def test_overlays_of_any_size_have_a_legend_below(pixels):
         image = np.zeros((*size, 3), np.uint8)
         painted = overlay(image, np.zeros(size, int), ["cow"], marked=["cow"])
         assert painted.height > size[0] and painted.width >= size[1]
+
+
+def test_plain_jpegs_are_what_pillow_decodes(tmp_path: Path):
+    random = np.random.default_rng(0)
+    pixels = cv2.resize(random.integers(0, 256, (20, 30, 3), np.uint8), (151, 97))
+    for number, options in enumerate(({"subsampling": 0}, {"subsampling": 2}, {"quality": 40})):
+        path = tmp_path / f"{number}.jpg"
+        Image.fromarray(pixels).save(path, **options)
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(read_image(path), np.array(image))
+
+
+def test_jpegs_that_are_not_plain_are_left_to_pillow(tmp_path: Path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    wide = Image.new("RGB", (40, 20), "red")
+    wide.save(tmp_path / "turned.jpg", exif=turned)
+    assert read_image(tmp_path / "turned.jpg").shape == (40, 20, 3)
+    wide.convert("CMYK").save(tmp_path / "print.jpg")
+    assert read_image(tmp_path / "print.jpg").shape == (20, 40, 3)
+    whole = (tmp_path / "turned.jpg").read_bytes()
+    for name, content in (("cut", whole[:-40]), ("cut-and-closed", whole[:300] + b"\xff\xd9")):
+        (tmp_path / f"{name}.jpg").write_bytes(content)
+        with pytest.raises(InputError, match=rf"{name}\.jpg is a broken picture"):
+            read_image(tmp_path / f"{name}.jpg")

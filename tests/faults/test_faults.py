@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from launching import launch
+from layouts import make_own
 from PIL import Image
 
 from unseen import training
@@ -177,29 +178,10 @@ def test_a_loss_that_is_no_number_names_step_pictures_and_state(
     assert "last good state is" in str(told.value) and "state-00000002-" in str(told.value)
 
 
-def make_folder(folder: Path, count: int) -> Source:
-    """Draw a data set of one's own."""
-    random = np.random.default_rng(0)
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir(parents=True)
-    for number in range(count):
-        pixels = random.integers(0, 256, (60, 70, 3), dtype=np.uint8)
-        labels = random.integers(0, 3, (60, 70), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{number:02}.jpg")
-        Image.fromarray(labels).save(folder / "masks" / f"{number:02}.png")
-    names = "".join(f"{number:02}\n" for number in range(count))
-    (folder / "train.txt").write_text(names)
-    (folder / "own.yaml").write_text(
-        "names: [person, sky, bus]\nunseen: [bus]\nimages: images/*.jpg\nmasks: masks/*.png\n"
-        "splits: {train: {list: train.txt}}\n"
-    )
-    return Source(str(folder / "own.yaml"))
-
-
 def test_a_corrupt_picture_ends_the_training_with_its_path_or_is_skipped(
     micro_recipe: Recipe, tmp_path: Path
 ):
-    recipe = replace(micro_recipe, data=make_folder(tmp_path / "own", 24))
+    recipe = replace(micro_recipe, data=Source(make_own(tmp_path / "own", 24)))
     broken = tmp_path / "own" / "images" / "07.jpg"
     broken.write_bytes(broken.read_bytes()[:300])
     with pytest.raises(InputError, match=r"images/07\.jpg"):
@@ -210,7 +192,7 @@ def test_a_corrupt_picture_ends_the_training_with_its_path_or_is_skipped(
 
 
 def test_an_empty_mask_teaches_nothing_and_harms_nothing(micro_recipe: Recipe, tmp_path: Path):
-    recipe = replace(micro_recipe, data=make_folder(tmp_path / "own", 4))
+    recipe = replace(micro_recipe, data=Source(make_own(tmp_path / "own", 4)))
     for path in (tmp_path / "own" / "masks").iterdir():
         Image.fromarray(np.full((60, 70), 255, np.uint8)).save(path)
     for loss in ("masks", "softmax"):

@@ -1,6 +1,7 @@
 """``unseen bench``."""
 
 import json as json_module
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +45,14 @@ def bench(
     root: Annotated[
         Path | None, typer.Option("--root", help="Folder of the data set, for loading.")
     ] = None,
+    data: Annotated[
+        bool,
+        typer.Option(
+            "--data",
+            help="Instead: what reading and augmenting a recipe's pictures costs, part by part, "
+            "and how many cores 600 a second take. Without --root, of made-up photos.",
+        ),
+    ] = False,
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Calls not timed.")] = 1,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Calls timed.")] = 5,
     device: Device = "auto",
@@ -64,6 +73,7 @@ def bench(
 
     \b
     unseen bench zegclip-coco-inductive --tasks picture --classes 20,171,1000 --plot cost.svg
+    unseen bench zegclip-coco-inductive --data --root coco_stuff164k
     unseen bench runs/mine zegclip-voc-inductive --precisions fp32,bf16 --json bench.json
     """
     from unseen.bench import Case, check_plot, measure_apart, tabulate
@@ -75,6 +85,9 @@ def bench(
         counts = [*numbers(classes, "--classes")]
     pictures = [read_size(size) for size in listed(sizes)]
     batches = numbers(batch, "--batch")
+    if data:
+        _tell_of_loading(models, root, batches[-1], device)
+        return
     cases = []
     for task, model in product(listed(tasks), models):
         varied = product(
@@ -113,6 +126,24 @@ def bench(
         draw(measured, plot)
     if json is not None:
         write_text(json, json_module.dumps([one.to_dict() for one in measured], indent=1) + "\n")
+
+
+def _tell_of_loading(models: list[str], root: Path | None, batch: int, device: str) -> None:
+    """Print what a recipe's pictures cost, beside what learning from them takes."""
+    from unseen.bench import Case, measure_apart
+    from unseen.loading import measure_loading
+    from unseen.recipes import find_recipe
+
+    for name in models:
+        recipe = find_recipe(name)
+        if root is not None:
+            recipe = replace(recipe, data=replace(recipe.data, root=str(root)))
+        print(measure_loading(recipe))
+        step = measure_apart(
+            Case("training", name, batch=batch, device=device, warmup=1, repeats=2)
+        )
+        print(f"\na training step takes {1000 * step.p50 / batch:.0f} ms a picture ({step.shown})")
+        print(step.conditions())
 
 
 def listed(text: str) -> list[str]:

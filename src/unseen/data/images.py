@@ -1,17 +1,21 @@
 """Pictures and label maps from files, whatever their kind."""
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from unseen.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
+
+_JPEG = (b"\xff\xd8\xff", b"\xff\xd9")  # how a JPEG begins and ends
 
 
 @contextmanager
@@ -51,8 +55,35 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
         InputError: there is no whole picture at ``path``.
     """
+    plain = _read_plain_jpeg(Path(path))
+    if plain is not None:
+        return plain
     with open_picture(Path(path)) as image:
         return to_rgb(image)
+
+
+def _read_plain_jpeg(path: Path) -> UInt8[np.ndarray, "H W 3"] | None:
+    """Decode a JPEG by OpenCV, several times sooner than Pillow and to the same pixels.
+
+    Anything that is not plain is left to Pillow, which says what is wrong: OpenCV makes do with
+    files that end too early.
+    """
+    try:
+        content = path.read_bytes()
+        if not (content.startswith(_JPEG[0]) and content.endswith(_JPEG[1])):
+            return None
+        with Image.open(io.BytesIO(content)) as header:
+            upright = header.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            if header.format != "JPEG" or header.mode != "RGB" or not upright:
+                return None
+            width, height = header.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Warning):
+        return None
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    if pixels is None or pixels.shape != (height, width, 3):
+        return None
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:

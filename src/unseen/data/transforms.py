@@ -132,14 +132,15 @@ def distort(
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
     if coin():
         hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)  # 8-bit hue is in half degrees, 0..179
-        hsv[..., 0] = (hsv[..., 0].astype(int) + random.randint(-18, 18)) % 180
+        turned = (np.arange(256) + random.randint(-18, 18)) % 180
+        hsv[..., 0] = cv2.LUT(hsv[..., 0], turned.astype(np.uint8))
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
     return image if early else contrast(image)
 
 
 def _linear(values: np.ndarray, factor: float = 1.0, shift: float = 0.0) -> np.ndarray:
-    changed = values.astype(np.float32) * factor + shift
-    return np.clip(changed, 0, 255).astype(np.uint8)
+    changed = np.arange(256, dtype=np.float32) * factor + shift
+    return cv2.LUT(values, np.clip(changed, 0, 255).astype(np.uint8))
 
 
 def pad(
@@ -151,7 +152,8 @@ def pad(
     """Enlarge to ``window`` at the right and the bottom: a colour, and ``IGNORE``."""
     height, width = labels.shape
     pixels = np.empty((max(height, window), max(width, window), 3), np.float32)
-    pixels[:] = fill
+    pixels[height:] = fill
+    pixels[:height, width:] = fill
     pixels[:height, :width] = image
     target = np.full(pixels.shape[:2], IGNORE, np.uint8)
     target[:height, :width] = labels
