@@ -1,5 +1,6 @@
 """Pictures and label maps from files, whatever their kind."""
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,17 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 
 
 @contextmanager
-def open_picture(path: Path) -> Iterator[Image.Image]:
-    """Open and decode a picture; whatever is wrong with it becomes one sentence."""
+def open_picture(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """Open and decode a picture; whatever is wrong with it becomes one sentence.
+
+    Args:
+        path: the file, or only what to call it.
+        content: the file's content, if it is in memory.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path if content is None else io.BytesIO(content)) as image:
                 image.load()
                 yield image
     except FileNotFoundError:
@@ -52,6 +58,16 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
         InputError: there is no whole picture at ``path``.
     """
     with open_picture(Path(path)) as image:
+        return to_rgb(image)
+
+
+def decode_image(content: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode the content of a picture's file, as ``read_image`` does; errors call it ``name``.
+
+    Raises:
+        InputError: it is no whole picture.
+    """
+    with open_picture(Path(name), content) as image:
         return to_rgb(image)
 
 
