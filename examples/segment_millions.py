@@ -15,6 +15,7 @@ full, or holds --buffer-gb.
 """
 
 import argparse
+import fcntl
 import hashlib
 import io
 import json
@@ -30,7 +31,7 @@ from glob import glob
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from unseen import InputError, MissingExtra, Segmenter, TextEmbeddings
 from unseen.data.images import SUFFIXES, decode_image
@@ -83,20 +84,20 @@ def read_parquet(
 ) -> Iterator[tuple[str, bytes, str]]:
     parquet = require("pyarrow.parquet", extra="ray")
     field = field or "image"
+    wanted = {field, "name"}
     with parquet.ParquetFile(Path(root, files[0])) as file:
         columns = file.schema_arrow.names
         if field not in columns:
             raise BrokenShard(
                 f"it has no column {field}: choose of {', '.join(columns)} by --field"
             )
-        named = "name" in columns
         number = 0
-        for batch in file.iter_batches(16, columns=[field, "name"] if named else [field]):
+        for batch in file.iter_batches(16, columns=[name for name in columns if name in wanted]):
             for row in batch.to_pylist():
                 picture = row[field]
                 if isinstance(picture, dict):  # as Hugging Face's data sets store pictures
                     picture = picture.get("bytes")
-                name = str(row["name"]) if named else f"{number:08d}"
+                name = str(row.get("name") or f"{number:08d}")
                 yield name, picture or b"", "" if picture else f"row {number} has no picture"
                 number += 1
 
@@ -199,11 +200,14 @@ def describe(
     return facts
 
 
-def claim(out: Path, root: str, facts: dict[str, Any]) -> None:
+def claim(out: Path, root: str, facts: dict[str, Any]) -> TextIO:
     """Write down what the shards in OUT are made with, or compare it with what was written.
 
+    Returns:
+        The file; while it is open, OUT is nobody else's.
+
     Raises:
-        InputError: OUT was begun with something else, or is not ours.
+        InputError: OUT was begun with something else, is not ours, or another run's just now.
     """
     path = out / "made-with.json"
     if path.is_file():
@@ -213,10 +217,19 @@ def claim(out: Path, root: str, facts: dict[str, Any]) -> None:
                 f"{out} was begun with other {' and '.join(changed)}: give what {path} says, or "
                 "another --out"
             )
-        return
-    if out.resolve() == Path(root).resolve() or (out.is_dir() and any(out.iterdir())):
+    elif out.resolve() == Path(root).resolve() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"{out} holds other files: give an empty or a new folder as --out")
-    write_text(path, json.dumps(facts, indent=1, ensure_ascii=False))
+    else:
+        write_text(path, json.dumps(facts, indent=1, ensure_ascii=False))
+    held = path.open(encoding="utf-8")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.close()
+        raise InputError(
+            f"another run is writing to {out}: wait for it or give another --out"
+        ) from None
+    return held
 
 
 # The three stages
@@ -224,15 +237,13 @@ def claim(out: Path, root: str, facts: dict[str, Any]) -> None:
 
 def read(shard: Row, *, kind: Kind, root: str, field: str | None) -> Iterator[Row]:
     """Read a shard's pictures; a row without a name says that the shard itself is broken."""
-    from pyarrow import ArrowException
-
     row, empty = {"shard": shard["shard"]}, True
     try:
         for name, content, reason in kind.read(list(shard["files"]), root, field):
             empty = False
             yield row | {"name": name, "content": content, "reason": reason}
         reason = "it holds no pictures" if empty else ""
-    except (OSError, tarfile.TarError, ArrowException, BrokenShard) as error:
+    except (OSError, ValueError, tarfile.TarError, BrokenShard) as error:  # Arrow's are values'
         reason = str(error)
     if reason:
         yield row | {"name": "", "content": b"", "reason": reason}
@@ -260,13 +271,12 @@ class Segment:
         return answer | {"mask": mask.getvalue(), "found": found}
 
 
-def write(out: Path, shard: str, kind: Kind, rows: Iterable[Row]) -> int:
+def write(target: Path, kind: Kind, rows: Iterable[Row]) -> int:
     """Write a shard beside its place, then move it there; return how many pictures it is of.
 
     Raises:
         BrokenShard: it could not be read, and is not there now.
     """
-    target = out / f"{shard}{kind.suffix}"
     part = target.with_name(f".part-{target.name}")  # what a stop leaves is replaced next time
     remove(part)
     failed: list[dict[str, str]] = []
@@ -335,7 +345,7 @@ def stream(
         .flat_map(
             read,
             fn_kwargs={"kind": kind, "root": root, "field": options.field},
-            compute=data.TaskPoolStrategy(size=workers),
+            compute=data.TaskPoolStrategy(size=min(workers, len(todo))),
             num_cpus=0,  # waits for the disk; workers may take all processors
         )
         .map(
@@ -355,10 +365,24 @@ def segment(options: argparse.Namespace) -> None:
     labels = Segmenter.from_pretrained(options.model, device="cpu").embed(options.labels)
     if os.path.isdir(options.model):
         options.model = os.path.abspath(options.model)
-    out = options.out
-    claim(out, root, describe(options, labels.vocabulary.names, kind, shards))
+    facts = describe(options, labels.vocabulary.names, kind, shards)
+    with claim(options.out, root, facts):
+        finish(options, kind, root, shards, labels)
 
-    targets = {shard: out / f"{shard}{kind.suffix}" for shard in shards}
+
+def finish(
+    options: argparse.Namespace,
+    kind: Kind,
+    root: str,
+    shards: dict[str, list[str]],
+    labels: TextEmbeddings,
+) -> None:
+    """Write the shards that are not there, then say what is.
+
+    Raises:
+        InputError: some could not be read.
+    """
+    targets = {shard: options.out / f"{shard}{kind.suffix}" for shard in shards}
     todo = [
         {"shard": shard, "files": files}
         for shard, files in shards.items()
@@ -369,16 +393,19 @@ def segment(options: argparse.Namespace) -> None:
     rows = stream(todo, kind, root, labels, options) if todo else iter(())
     for number, (shard, pictures) in enumerate(groupby(rows, itemgetter("shard")), start=1):
         try:
-            done += write(out, shard, kind, pictures)
+            done += write(targets[shard], kind, pictures)
         except BrokenShard as error:
             broken.append(f"{shard}: {error}")
         speed = done / (time.perf_counter() - start)
         print(f"{number} of {len(todo)} shards, {speed:.1f} pictures/s", flush=True)
 
-    summaries = [json.loads(listing(targets[s]).read_text()) for s in shards if targets[s].exists()]
+    written = [listing(target) for target in targets.values() if target.exists()]
+    summaries = [json.loads(path.read_text(encoding="utf-8")) for path in written]
     failed = sum(len(summary["failed"]) for summary in summaries)
     total = sum(summary["pictures"] for summary in summaries)
-    print(f"{total - failed} pictures are segmented, {failed} could not be: see {out}/*.json")
+    print(
+        f"{total - failed} pictures are segmented, {failed} are not and listed beside their shard"
+    )
     if broken:
         raise InputError(
             f"{len(broken)} of {len(shards)} shards could not be read and are not finished: mend "
@@ -386,11 +413,16 @@ def segment(options: argparse.Namespace) -> None:
         )
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
-    return value
+def positive(kind: type) -> Callable[[str], Any]:
+    """Return what reads a number above 0 of a kind."""
+
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"must be above 0, got {value}")
+        return value
+
+    return number
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -402,10 +434,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--labels", required=True, help="words, a file of them, or a vocabulary")
     parser.add_argument("--model", required=True, help="folder of a model, or a shipped name")
     parser.add_argument("--out", required=True, type=Path, help="folder of the finished shards")
-    parser.add_argument("--shard-size", type=positive, default=256, help="pictures of a folder")
-    parser.add_argument("--workers", type=positive, help="default: one a processor, or a GPU")
+    parser.add_argument(
+        "--shard-size", type=positive(int), default=256, help="pictures of a folder"
+    )
+    parser.add_argument("--workers", type=positive(int), help="default: one a processor, or a GPU")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--buffer-gb", type=float, help="that stages may hold between them")
+    parser.add_argument(
+        "--buffer-gb", type=positive(float), help="that stages may hold between them"
+    )
     parser.add_argument(
         "--field",
         help="where the picture is: the column of Parquet files (default: image), or the "

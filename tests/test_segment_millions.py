@@ -14,6 +14,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import nullcontext
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def run_stages(source: Path, out: Path, segmenter: Segmenter, **options) -> dict
         rows = script.read(
             {"shard": shard, "files": files}, kind=kind, root=root, field=options.get("field")
         )
-        counts[shard] = script.write(out, shard, kind, map(segment, rows))
+        counts[shard] = script.write(out / f"{shard}{kind.suffix}", kind, map(segment, rows))
     return counts
 
 
@@ -207,8 +208,9 @@ def test_what_is_no_parquet_file_is_a_broken_shard(tmp_path, segmenter):
 def test_out_may_be_begun_with_one_thing_only(tmp_path):
     facts = {"model": "a", "labels": ["cat"]}
     out, root = tmp_path / "out", str(tmp_path / "in")
-    script.claim(out, root, facts)
-    script.claim(out, root, facts)
+    script.claim(out, root, facts).close()
+    with script.claim(out, root, facts), pytest.raises(InputError, match="another run is writing"):
+        script.claim(out, root, facts)
     with pytest.raises(InputError, match="was begun with other labels: give what .*made-with.json"):
         script.claim(out, root, facts | {"labels": ["dog"]})
     with pytest.raises(InputError, match="was begun with other model and pictures"):
@@ -231,25 +233,26 @@ def test_shards_may_come_later_but_pictures_of_a_folder_may_not(tmp_path):
     pictures, tars = script.KINDS["pictures"], script.KINDS["tar files"]
     for kind, refused in ((pictures, True), (tars, False)):
         out = tmp_path / f"out{kind.suffix}"
-        script.claim(out, "in", script.describe(options, LABELS, kind, {"0": ["a", "b"]}))
+        before = script.describe(options, LABELS, kind, {"0": ["a", "b"]})
         now = script.describe(options, LABELS, kind, {"0": ["a", "b"], "1": ["c"]})
+        script.claim(out, "in", before).close()
         with pytest.raises(InputError, match="other pictures") if refused else nullcontext():
-            script.claim(out, "in", now)
+            script.claim(out, "in", now).close()
 
 
-def ray_processes(marker: str) -> list[int]:
-    """Return the processes that inherited an environment with ``marker`` in it."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
+def ray_processes(folder: str) -> set[int]:
+    """Return the processes that have a file open in Ray's folder, as all its own have."""
+    found = set()
+    for link in glob("/proc/[0-9]*/fd/*"):
         try:
-            if marker.encode() in entry.read_bytes():
-                found.append(int(entry.parent.name))
-        except OSError:  # another user's, or it ended
+            if os.readlink(link).startswith(folder):
+                found.add(int(link.split("/")[2]))
+        except OSError:  # it was closed, or is another user's
             continue
-    return [process for process in found if process != os.getpid()]
+    return found
 
 
-def wait_for(condition, seconds: float = 120) -> None:
+def wait_for(condition, seconds: float = 300) -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -265,7 +268,7 @@ def ray_folder(monkeypatch) -> Iterator[str]:
     monkeypatch.setenv("HOME", folder)  # where it keeps a token
     monkeypatch.setenv("RAY_ADDRESS", "local")
     yield folder
-    for process in ray_processes(f"RAY_TMPDIR={folder}"):
+    for process in ray_processes(folder):
         os.kill(process, signal.SIGKILL)
     shutil.rmtree(folder)
 
@@ -295,11 +298,15 @@ def test_killed_half_way_it_completes_and_does_no_finished_shard_again(
         first = subprocess.Popen(
             command(source, out, model), stdout=stream, stderr=stream, start_new_session=True
         )
-    wait_for(lambda: len(finished()) >= 2 or first.poll() is not None)
-    assert first.poll() is None, log.read_text()
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    wait_for(lambda: not ray_processes(f"RAY_TMPDIR={ray_folder}"))
+    try:
+        wait_for(lambda: len(finished()) >= 2 or first.poll() is not None)
+        assert first.poll() is None, log.read_text()
+        assert ray_processes(ray_folder)
+    finally:
+        if first.poll() is None:
+            os.killpg(first.pid, signal.SIGKILL)
+            first.wait()
+    wait_for(lambda: not ray_processes(ray_folder))
     before = {
         name: (path.stat().st_mtime_ns, path.read_bytes()) for name, path in finished().items()
     }
@@ -309,7 +316,7 @@ def test_killed_half_way_it_completes_and_does_no_finished_shard_again(
     second = subprocess.run(command(source, out, model), capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
     assert f"{len(before)} of {count} shards are finished" in second.stdout
-    assert f"{size * count - 1} pictures are segmented, 1 could not be" in second.stdout
+    assert f"{size * count - 1} pictures are segmented, 1 are not" in second.stdout
     for name, facts in before.items():
         path = finished()[name]
         assert (path.stat().st_mtime_ns, path.read_bytes()) == facts
@@ -323,7 +330,7 @@ def test_killed_half_way_it_completes_and_does_no_finished_shard_again(
         mask = np.asarray(Image.open(io.BytesIO(masks[f"{number:04d}"])))
         assert (mask == segmenter(draw(number), LABELS).mask).all()
 
-    wait_for(lambda: not ray_processes(f"RAY_TMPDIR={ray_folder}"))
+    wait_for(lambda: not ray_processes(ray_folder))
     script.segment(script.parse(command(source, out, model)[2:]))
     assert "16 of 16 shards are finished" in capsys.readouterr().out
 
