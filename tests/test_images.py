@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from unseen.data.datasets import MaskFolder, Subset
-from unseen.data.images import read_image, read_labels
+from unseen.data.images import decode_image, read_image, read_labels
 from unseen.data.published import voc
 from unseen.data.transforms import (
     MEAN_COLOUR,
@@ -33,6 +33,14 @@ def pixels() -> np.ndarray:
 def test_png_pixels_are_read_unchanged(pixels, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert (read_image(tmp_path / "a.png") == pixels).all()
+
+
+def test_pictures_in_memory_are_read_as_files_are(pixels, tmp_path):
+    Image.fromarray(pixels).convert("P").save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    assert (decode_image(content, "a") == read_image(tmp_path / "a.png")).all()
+    with pytest.raises(InputError, match="a/b is a broken picture"):
+        decode_image(content[:-30], "a/b")
 
 
 def test_grey_pictures_have_equal_channels(pixels, tmp_path):

@@ -19,12 +19,17 @@ _JPEG = (b"\xff\xd8\xff", b"\xff\xd9")  # how a JPEG begins and ends
 
 
 @contextmanager
-def open_picture(path: Path) -> Iterator[Image.Image]:
-    """Open and decode a picture; whatever is wrong with it becomes one sentence."""
+def open_picture(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """Open and decode a picture; whatever is wrong with it becomes one sentence.
+
+    Args:
+        path: the file, or only what to call it.
+        content: the file's content, if it is in memory.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path if content is None else io.BytesIO(content)) as image:
                 image.load()
                 yield image
     except FileNotFoundError:
@@ -55,23 +60,38 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
         InputError: there is no whole picture at ``path``.
     """
-    plain = _read_plain_jpeg(Path(path))
-    if plain is not None:
-        return plain
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        content = None  # the next line says what is wrong
+    if content is not None and content.startswith(_JPEG[0]):
+        return decode_image(content, str(path))
     with open_picture(Path(path)) as image:
         return to_rgb(image)
 
 
-def _read_plain_jpeg(path: Path) -> UInt8[np.ndarray, "H W 3"] | None:
+def decode_image(content: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode the content of a picture's file, as ``read_image`` does; errors call it ``name``.
+
+    Raises:
+        InputError: it is no whole picture.
+    """
+    plain = _decode_plain_jpeg(content)
+    if plain is not None:
+        return plain
+    with open_picture(Path(name), content) as image:
+        return to_rgb(image)
+
+
+def _decode_plain_jpeg(content: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
     """Decode a JPEG by OpenCV, several times sooner than Pillow and to the same pixels.
 
     Anything that is not plain is left to Pillow, which says what is wrong: OpenCV makes do with
     files that end too early.
     """
+    if not (content.startswith(_JPEG[0]) and content.endswith(_JPEG[1])):
+        return None
     try:
-        content = path.read_bytes()
-        if not (content.startswith(_JPEG[0]) and content.endswith(_JPEG[1])):
-            return None
         with Image.open(io.BytesIO(content)) as header:
             upright = header.getexif().get(ExifTags.Base.Orientation, 1) == 1
             if header.format != "JPEG" or header.mode != "RGB" or not upright:
