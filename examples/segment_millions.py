@@ -362,10 +362,12 @@ def segment(options: argparse.Namespace) -> None:
     """Do what the command says."""
     kind, root, shards = list_shards(options.input, options.shard_size)
     # Ray's workers load the model themselves; here only a mistake shows soon, and labels are read
-    labels = Segmenter.from_pretrained(options.model, device="cpu").embed(options.labels)
+    segmenter = Segmenter.from_pretrained(options.model, device="cpu")
+    labels = segmenter.embed(options.labels)
     if os.path.isdir(options.model):
         options.model = os.path.abspath(options.model)
     facts = describe(options, labels.vocabulary.names, kind, shards)
+    facts["weights"] = segmenter.backend.digest()
     with claim(options.out, root, facts):
         finish(options, kind, root, shards, labels)
 

@@ -117,6 +117,7 @@ PARTS = {
     "speed.md": {
         "speed": list_speed,
         "kept": partial(list_speed, SPEED / "kept"),
+        "avx512": partial(list_speed, SPEED / "avx512"),
         "encoders": list_encoders,
         "labels": list_labels,
     },
