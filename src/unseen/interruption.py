@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+"""What asks for an end. SIGUSR1 is what SLURM can send before it ends a job; Windows has none."""
+
 _AGAIN = 1.0
 """Seconds after which a second interrupt is meant as one: launchers pass the first one on."""
 
@@ -42,13 +47,13 @@ class Request:
 
 @contextmanager
 def watch() -> Iterator[Request]:
-    """Note SIGINT, SIGTERM and SIGUSR1 (which SLURM sends before it ends a job) while within.
+    """Note ``SIGNALS`` while within.
 
     Outside the main thread, where signals cannot be caught, nothing is ever noted.
     """
     request = Request()
     caught = threading.current_thread() is threading.main_thread()
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1] if caught else []
+    numbers = SIGNALS if caught else ()
     before = {number: signal.signal(number, request.take) for number in numbers}
     try:
         yield request

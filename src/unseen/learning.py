@@ -116,6 +116,9 @@ class Engine:
         keep: newest states that stay.
         skip_broken: take other pictures in place of those that cannot be read.
         need_states: end the training if a state cannot be saved, in place of a warning.
+        validate_every: steps between scores on the split ``val``, of which the best model is kept
+            in ``best``; None for never.
+        validate_on: how many of its pictures.
         loggers: trackers beside the log: ``tensorboard``, ``trackio``, ``wandb``.
     """
 
@@ -127,6 +130,8 @@ class Engine:
     keep: int = 2
     skip_broken: bool = False
     need_states: bool = False
+    validate_every: int | None = None
+    validate_on: int = 100
     loggers: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -134,7 +139,7 @@ class Engine:
             raise InputError(
                 f"no precision is called {self.precision!r}; known are {', '.join(PRECISIONS)}"
             )
-        for name in ("accumulate", "save_every", "keep"):
+        for name in ("accumulate", "save_every", "keep", "validate_every", "validate_on"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
@@ -188,7 +193,6 @@ class Learner:
         self._model, self.optimizer = fabric.setup(model, optimizer)
         self._text = fabric.to_device(text)
         self._setting, self._vocabulary = find_setting(recipe.setting), vocabulary
-        self._model.train()
 
     def step(self, number: int, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Take an optimiser step.
@@ -204,6 +208,7 @@ class Learner:
             FloatingPointError: the loss is no number; the model is as it was.
         """
         recipe, engine = self._recipe, self._engine
+        self._model.train()
         rate = learning_rate(
             number, total=recipe.steps, base=recipe.learning_rate, warmup=recipe.warmup
         )

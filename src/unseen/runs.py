@@ -5,7 +5,9 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -52,15 +54,13 @@ def _commit() -> str | None:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log; a last one that is cut short is left out."""
+    """Return the lines of a log; those that a kill or a full disk cut short are left out."""
     entries: list[dict[str, Any]] = []
     if not path.is_file():
         return entries
     for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+        with suppress(ValueError):
             entries.append(json.loads(line))
-        except ValueError:
-            break
     return entries
 
 
@@ -92,11 +92,14 @@ class Log:
         return float(self.entries[-1]["seconds"]) if self.entries else 0.0
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Report a step."""
+        """Report a step; a line that cannot be written is warned of."""
         entry = {"step": step, **values}
         self.entries.append(entry)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            warnings.warn(f"{self.path} cannot be written: {error.strerror}", stacklevel=2)
         for tracker in self._trackers:
             tracker(values, step)
 
@@ -198,7 +201,7 @@ class Run:
         return {key: value for key, value in last.items() if key not in _NO_LOSS}
 
 
-_NO_LOSS = ("step", "seconds", "rate", "pictures_per_second")
+_NO_LOSS = ("step", "seconds", "rate", "pictures_per_second", "validation")
 
 
 def read_run(folder: Path) -> Run:

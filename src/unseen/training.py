@@ -2,14 +2,13 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Generator, Mapping
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,13 @@ import torch
 from torch import Tensor
 
 from unseen.building import build, open_source
+from unseen.catalogue import open_dataset
 from unseen.checkpoints import ModelConfig, read_description, save_pretrained
 from unseen.clip import fingerprint
 from unseen.data.batches import Batch, Crops, Order, load
-from unseen.data.datasets import Dataset
+from unseen.data.datasets import Dataset, Subset
 from unseen.errors import InputError, require
+from unseen.evaluation import evaluate
 from unseen.interruption import Interrupted, watch
 from unseen.learning import PRECISIONS, Engine, Learner
 from unseen.processes import Processes
@@ -103,6 +104,7 @@ class Keeper:
             "CLIP": fingerprint(learner.bare.encoder.clip),
             "start": None if start is None else str(start),
         }
+        self._best = 0.0
         self._log: Log | None = None
         self._since = 0.0, 0  # when the last report was, and of which step
 
@@ -124,6 +126,7 @@ class Keeper:
         file, state = found
         require_same(state["identity"], self._identity, file.path)
         self._learner.restore(state)
+        self._best = state["best"]
         return file.step
 
     def begin(self, step: int) -> None:
@@ -169,17 +172,50 @@ class Keeper:
             InputError: it cannot be written, and the engine needs states.
         """
         if self._fabric.is_global_zero:
-            state = {"identity": self._identity, **self._learner.state()}
-            try:
+            state = {
+                "identity": self._identity,
+                "best": self._best,
+                **self._learner.state(),
+            }
+            with self._spare_disk():
                 save_state(self.states, step, state, keep=self._engine.keep)
-            except InputError as error:
-                if self._engine.need_states:
-                    raise
-                warnings.warn(
-                    f"{error}: training goes on, the newest state is {self.newest()}",
-                    stacklevel=2,
+        self._fabric.barrier()
+
+    def save_model(self, name: str, model: Segmenter, stopped_at: int) -> None:
+        """Write the model as it is now into a folder within; a failure is as that of a state."""
+        if self._fabric.is_global_zero:
+            recipe = self._recipe.record() | {"stopped_at": stopped_at}
+            with self._spare_disk():
+                save_pretrained(
+                    self._out / name, model.model, model.text, replace(model.config, recipe=recipe)
                 )
         self._fabric.barrier()
+
+    @contextmanager
+    def _spare_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            if self._engine.need_states:
+                raise
+            warnings.warn(
+                f"{error}: training goes on, the newest state is {self.newest()}", stacklevel=4
+            )
+
+    def validate(self, step: int, model: Segmenter) -> None:
+        """Score the model on validation pictures; the best so far is kept."""
+        source = self._recipe.data
+        dataset = Subset(
+            open_dataset(source.name, "val", root=source.root), self._engine.validate_on
+        )
+        scores = evaluate(model, dataset, processes=Processes.started())
+        unseen = dataset.vocabulary.unseen
+        score = scores.hiou if unseen and dataset.vocabulary.seen else scores.mean(scores.iou)
+        if self._log:
+            self._log.add(step, {"seconds": self._log.seconds, "validation": round(100 * score, 2)})
+        if score > self._best:
+            self._best = score
+            self.save_model("best", model, step)
 
     def newest(self) -> str:
         """Name the newest state."""
@@ -205,6 +241,10 @@ def _memory() -> str:
     """Say how much memory was needed at most so far."""
     if torch.cuda.is_initialized():
         return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GB"
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return ""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return f"{peak / (2**30 if sys.platform == 'darwin' else 2**20):.1f} GB"
 
@@ -212,7 +252,7 @@ def _memory() -> str:
 def _clear(folder: Path) -> None:
     """Remove what an earlier training left, lest a stopped one leave a mixture of both."""
     try:
-        for name in ("halfway", "states", "tensorboard"):
+        for name in ("halfway", "best", "states", "tensorboard"):
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("config.json", "model.safetensors", "log.jsonl", "scores.json"):
             (folder / name).unlink(missing_ok=True)
@@ -237,7 +277,7 @@ def fit(
     Args:
         recipe: what to train.
         out: folder for ``config.json``, ``model.safetensors``, ``halfway/``, ``log.jsonl``,
-            ``run.json`` and, until it is done, ``states/``.
+            ``run.json``, until it is done ``states/``, and where models are validated ``best/``.
         start: folder or name of a model whose weights to start from (``--from``).
         resume: go on from the newest state in ``out``, if there is one.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -278,11 +318,7 @@ def fit(
         recipe=recipe.record(),
     )
 
-    def save(folder: Path, config: ModelConfig) -> None:
-        if fabric.is_global_zero:
-            save_pretrained(folder, model, text_encoder, config)
-        fabric.barrier()
-
+    segmenter = Segmenter(model, text_encoder, config, device=device)
     first = keeper.restore() if resume else 0
     stream = read_batches(dataset, recipe, engine, fabric, first)
     every = engine.save_every or max(1, recipe.steps // 20)
@@ -314,8 +350,9 @@ def fit(
             if done % REPORT_EVERY == 0 or done in (1, recipe.steps):
                 status = keeper.report(done, losses)
             if done == max(1, recipe.steps // 2):
-                half = replace(config, recipe=recipe.record() | {"stopped_at": done})
-                save(out / "halfway", half)
+                keeper.save_model("halfway", segmenter, done)
+            if engine.validate_every and done % engine.validate_every == 0:
+                keeper.validate(done, segmenter)
             told = learner.any(request.number)
             if done < recipe.steps and (told or done % every == 0):
                 keeper.save(done)
@@ -325,9 +362,11 @@ def fit(
                     f"stopped by {signal.Signals(told).name} after {done} of {recipe.steps} steps; "
                     f"the same command with --resume goes on from {keeper.newest()}",
                 )
-    save(out, config)
+    if fabric.is_global_zero:
+        save_pretrained(out, model, text_encoder, config)
     keeper.close()
-    return Segmenter(model, text_encoder, config, device=device)
+    model.eval()
+    return segmenter
 
 
 def read_batches(

@@ -6,6 +6,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -260,3 +261,28 @@ def test_trackers_that_are_missing_are_named_before_anything_is_done(
     engine = Engine(loggers=["tensorboard"])
     assert training.fit(micro_recipe, out=tmp_path / "run", device="cpu", engine=engine)
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+def test_the_best_of_validated_models_is_kept_also_over_a_stop(
+    micro_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fit(micro_recipe, out=tmp_path / "plain", device="cpu")
+    given = iter([0.2, 0.4, 0.3])  # after steps 2, 4 and 6
+
+    def score(segmenter, dataset, **_):
+        assert (len(dataset), dataset[0].name) == (3, "val-00000")
+        segmenter.model.eval()
+        return SimpleNamespace(hiou=next(given))
+
+    monkeypatch.setattr(training, "evaluate", score)
+    engine = Engine(validate_every=2, validate_on=3)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        with pytest.raises(Interrupted):
+            fit(micro_recipe, out=tmp_path / "run", device="cpu", engine=engine)
+    fit(micro_recipe, out=tmp_path / "run", device="cpu", engine=engine, resume=True)
+    _, _, best = load_pretrained(tmp_path / "run" / "best")
+    assert best.recipe["stopped_at"] == 4
+    assert weights(tmp_path / "run") == weights(tmp_path / "plain")  # to look changes nothing
+    lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [one["validation"] for one in lines if "validation" in one] == [20.0, 40.0, 30.0]

@@ -74,6 +74,14 @@ def train(
         ),
     ] = None,
     keep: Annotated[int, typer.Option("--keep", min=1, help="Newest states that stay.")] = 2,
+    validate_every: Annotated[
+        int | None,
+        typer.Option(
+            "--validate-every",
+            min=1,
+            help="Steps between scores on 100 pictures of the split val; the best model is kept.",
+        ),
+    ] = None,
     on_bad_file: Annotated[
         Literal["error", "skip"],
         typer.Option("--on-bad-file", help="What a picture that cannot be read leads to."),
@@ -135,6 +143,7 @@ def train(
         workers=workers,
         save_every=save_every,
         keep=keep,
+        validate_every=validate_every,
         skip_broken=on_bad_file == "skip",
         need_states=on_failed_save == "error",
         loggers=loggers or (),

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from unseen.data.datasets import Dataset, Sample
 from unseen.data.transforms import photographic, random_crop
 from unseen.errors import InputError
+from unseen.interruption import SIGNALS
 
 SKIPPED_SHARE = 0.05
 """Pictures that may be skipped because they cannot be read, as a share of a data set."""
@@ -222,8 +223,9 @@ def load(crops: Crops, order: Order, *, workers: int = 0, pinned: bool = False) 
 
 def _calm(worker: int) -> None:
     """Leave signals to the training, which stops its workers itself, and cores to other workers."""
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     # a scheduler ends whole groups of processes: the training has this long to save its state
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(120))
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(120))
     cv2.setNumThreads(0)
