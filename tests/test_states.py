@@ -1,11 +1,12 @@
 import errno
 import signal
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from unseen import interruption
 from unseen.errors import InputError
 from unseen.interruption import watch
 from unseen.states import list_states, read_newest, require_same, save_state
@@ -82,11 +83,13 @@ def test_signals_are_noted_and_handed_back():
 def test_a_second_interrupt_ends_at_once_unless_a_launcher_only_passed_the_first_on(
     monkeypatch: pytest.MonkeyPatch,
 ):
+    now = 0.0
+    monkeypatch.setattr(interruption, "time", SimpleNamespace(monotonic=lambda: now))
     with watch() as request:
         signal.raise_signal(signal.SIGINT)
+        now = 0.5
         signal.raise_signal(signal.SIGINT)
         assert request.number == signal.SIGINT
-        later = time.monotonic() + 2
-        monkeypatch.setattr(time, "monotonic", lambda: later)
+        now = 2.0
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
