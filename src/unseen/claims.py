@@ -47,9 +47,8 @@ TABLE = {
     "cascade": Contender("Cascade-CLIP", "cascade"),
     "cascade-cliprc": Contender(
         "Cascade over CLIP-RC",
-        "cascade",
-        # the rate of CLIP-RC: at the cascade's nothing is learned
-        {"options.over": "cliprc", "options.regions": 4, "learning_rate": 1e-3},
+        "cliprc",
+        {"method": "cascade", "options.over": "cliprc", **_decoders([2, 3], [4, 5], [6])},
     ),
     "cliprc": Contender("CLIP-RC", "cliprc"),
 }
