@@ -241,7 +241,7 @@ def test_shards_may_come_later_but_pictures_of_a_folder_may_not(tmp_path):
 
 
 def ray_processes(folder: str) -> set[int]:
-    """Return the processes that have a file open in Ray's folder, as all its own have."""
+    """Return the other processes that have a file open in Ray's folder, as all its own have."""
     found = set()
     for link in glob("/proc/[0-9]*/fd/*"):
         try:
@@ -249,7 +249,7 @@ def ray_processes(folder: str) -> set[int]:
                 found.add(int(link.split("/")[2]))
         except OSError:  # it was closed, or is another user's
             continue
-    return found
+    return found - {os.getpid()}
 
 
 def wait_for(condition, seconds: float = 300) -> None:
