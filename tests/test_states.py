@@ -8,7 +8,7 @@ import torch
 
 from unseen import interruption
 from unseen.errors import InputError
-from unseen.interruption import watch
+from unseen.interruption import SIGNALS, Request, watch
 from unseen.states import list_states, read_newest, require_same, save_state
 
 
@@ -71,13 +71,13 @@ def test_what_differs_is_named():
 
 
 def test_signals_are_noted_and_handed_back():
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in SIGNALS]
     with watch() as request:
-        signal.raise_signal(signal.SIGTERM)
+        assert all(signal.getsignal(number) == request.take for number in SIGNALS)
+        request.take(signal.SIGTERM, None)
+        request.take(signal.SIGINT, None)
         assert request.number == signal.SIGTERM
-        signal.raise_signal(signal.SIGINT)
-        assert request.number == signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def test_a_second_interrupt_ends_at_once_unless_a_launcher_only_passed_the_first_on(
@@ -85,11 +85,11 @@ def test_a_second_interrupt_ends_at_once_unless_a_launcher_only_passed_the_first
 ):
     now = 0.0
     monkeypatch.setattr(interruption, "time", SimpleNamespace(monotonic=lambda: now))
-    with watch() as request:
-        signal.raise_signal(signal.SIGINT)
-        now = 0.5
-        signal.raise_signal(signal.SIGINT)
-        assert request.number == signal.SIGINT
-        now = 2.0
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+    request = Request()
+    request.take(signal.SIGINT, None)
+    now = 0.5
+    request.take(signal.SIGINT, None)
+    assert request.number == signal.SIGINT
+    now = 2.0
+    with pytest.raises(KeyboardInterrupt):
+        request.take(signal.SIGINT, None)

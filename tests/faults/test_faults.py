@@ -4,6 +4,7 @@ import errno
 import json
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from PIL import Image
 from unseen import training
 from unseen.checkpoints import load_pretrained
 from unseen.errors import InputError
-from unseen.interruption import Interrupted
+from unseen.interruption import Interrupted, Request
 from unseen.learning import Engine, Learner
 from unseen.recipes import Recipe, Source
 from unseen.states import list_states
@@ -30,15 +31,16 @@ def weights(folder: Path) -> bytes:
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Ask a training to end while it takes a step."""
-    take = Learner.step
+    """Ask a training to end while it takes a step, as a signal would."""
+    take, request = Learner.step, Request()
 
     def taken(self: Learner, number: int, batch: object):
         if number == step:
-            signal.raise_signal(signal.SIGTERM)
+            request.take(signal.SIGTERM, None)
         return take(self, number, batch)
 
     monkeypatch.setattr(Learner, "step", taken)
+    monkeypatch.setattr(training, "watch", lambda: nullcontext(request))
 
 
 @pytest.mark.parametrize("at", [0, 2, 4])
