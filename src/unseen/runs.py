@@ -119,7 +119,9 @@ def check_loggers(names: Sequence[str]) -> None:
 def _open(name: str, folder: Path, facts: Mapping[str, Any]) -> Any:
     """Return a function of a step's values and its number; None instead of values ends the run."""
     if name == "tensorboard":
-        writer = require("tensorboardX", extra="train").SummaryWriter(str(folder / "tensorboard"))
+        writer = require("tensorboardX", extra="tensorboard").SummaryWriter(
+            str(folder / "tensorboard")
+        )
 
         def write(values: Mapping[str, float] | None, step: int) -> None:
             if values is None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import signal
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,7 +19,7 @@ from PIL import Image
 
 from unseen import training
 from unseen.checkpoints import load_pretrained
-from unseen.errors import InputError
+from unseen.errors import InputError, MissingExtra
 from unseen.interruption import Interrupted, Request
 from unseen.learning import Engine, Learner
 from unseen.recipes import Recipe, Source
@@ -255,14 +256,15 @@ def test_another_launcher_is_refused(micro_recipe: Recipe, tmp_path: Path, monke
         fit(micro_recipe, out=tmp_path / "run", device="cpu")
 
 
-def test_trackers_that_are_missing_are_named_before_anything_is_done(
-    micro_recipe: Recipe, tmp_path: Path
+def test_trackers_that_are_missing_are_named(
+    micro_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     with pytest.raises(InputError, match="no logger is called 'tensorbord'"):
         Engine(loggers=["tensorbord"])
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
     engine = Engine(loggers=["tensorboard"])
-    assert training.fit(micro_recipe, out=tmp_path / "run", device="cpu", engine=engine)
-    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+    with pytest.raises(MissingExtra, match=r"unseen\[tensorboard\]"):
+        fit(micro_recipe, out=tmp_path / "run", device="cpu", engine=engine)
 
 
 def test_the_best_of_validated_models_is_kept_also_over_a_stop(
