@@ -13,7 +13,7 @@ from unseen.claims import CLAIMS, TABLE
 from unseen.efficiency import compare_costs, describe, measure
 from unseen.metrics import markdown
 from unseen.published import PUBLISHED, list_files
-from unseen.reproduction import claims_table, load, needed, runs, table
+from unseen.reproduction import claims_table, load, needed, table, trials
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -46,7 +46,7 @@ SEEDS = (0, 1, 2)
 
 def list_reproduction() -> str:
     """Return the scores of the runs that are committed."""
-    return table(load(DOCS / "results" / "reproduction", runs(list(TABLE), SEEDS)))
+    return table(load(DOCS / "results" / "reproduction", trials(list(TABLE), SEEDS)))
 
 
 def list_claims() -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -273,3 +274,25 @@ def test_compiling_is_torchs_and_its_failure_one_sentence(tmp_path, monkeypatch)
 def test_exported_files_are_not_compiled_again(made):
     with pytest.raises(InputError, match="leave compile out"):
         Segmenter.from_pretrained(made("zegclip", "onnx")[1], compile=True)
+
+
+def test_signals_are_handled_after_openvino_models_came_and_went(made):
+    """In a process of its own, which a bad stack for signals' handlers would end."""
+    _, folder, _ = made("zegclip", "openvino")
+    code = f"""
+import os, signal
+from pathlib import Path
+from unseen.backends import OpenVinoBackend
+from unseen.clip.model import VisionConfig
+
+path, heard = Path({str(folder / "model.xml")!r}), []
+first = OpenVinoBackend(path, {made("zegclip", "openvino")[0].model.encoder.clip.config!r})
+second = OpenVinoBackend(path, first.vision)
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
+os.kill(os.getpid(), signal.SIGUSR1)
+assert heard == [signal.SIGUSR1]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

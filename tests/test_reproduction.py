@@ -11,28 +11,28 @@ from unseen.claims import CLAIMS, CONTENDERS, SETTINGS, TABLE, Claim, Side
 from unseen.errors import InputError
 from unseen.miniature.world import edition
 from unseen.reproduction import (
-    Run,
+    Trial,
     claims_table,
     differences,
     execute_all,
     load,
     needed,
-    runs,
     table,
+    trials,
     verdict,
 )
 
 
-def made_up(run: Run, hiou: float) -> dict:
+def made_up(trial: Trial, hiou: float) -> dict:
     scores = {column: hiou for column in (*reproduction.COLUMNS, "mIoU")}
     sides = {gamma: scores for gamma in ("published", "none", "chosen")}
-    return {**run.origin, "scores": sides, "trainable_parameters": 9000, "training_seconds": 60}
+    return {**trial.origin, "scores": sides, "trainable_parameters": 9000, "training_seconds": 60}
 
 
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_every_contender_can_be_built(name):
     for setting in SETTINGS if name in TABLE else ("inductive",):
-        recipe = Run(name, setting).recipe
+        recipe = Trial(name, setting).recipe
         if recipe is None:
             assert name in ("plain", "maskclip")
         else:
@@ -44,20 +44,20 @@ def test_every_contender_can_be_built(name):
 def test_the_control_has_the_parameters_of_the_cascade():
     counts = []
     for name in ("cascade", "cascade-last", "cascade-fused"):
-        model, _, _ = build(Run(name, "inductive").recipe, None)
+        model, _, _ = build(Trial(name, "inductive").recipe, None)
         counts.append(sum(p.numel() for p in model.parameters() if p.requires_grad))
     assert max(counts) - min(counts) <= 4  # the weights within groups
 
 
-def test_claims_name_runs_that_are_carried_out():
+def test_claims_name_trials_that_are_carried_out():
     listed = needed(CLAIMS, [0])
     assert len(set(listed)) == len(listed)
-    for run in listed:
-        assert run.contender in CONTENDERS
-        assert run.start is None or listed.index(run.start) < listed.index(run)
-    assert {run.contender for run in listed} >= set(CONTENDERS) - {"cascade-cliprc"}
-    inductive = [run for run in runs(list(TABLE), [0, 1]) if run.setting == "inductive"]
-    assert [run.seed for run in inductive] == 5 * [0] + 5 * [1]
+    for trial in listed:
+        assert trial.contender in CONTENDERS
+        assert trial.start is None or listed.index(trial.start) < listed.index(trial)
+    assert {trial.contender for trial in listed} >= set(CONTENDERS) - {"cascade-cliprc"}
+    inductive = [trial for trial in trials(list(TABLE), [0, 1]) if trial.setting == "inductive"]
+    assert [trial.seed for trial in inductive] == 5 * [0] + 5 * [1]
 
 
 def test_verdicts_follow_the_spread():
@@ -73,11 +73,11 @@ def test_verdicts_follow_the_spread():
 
 
 def test_differences_are_seed_by_seed_and_against_what_has_no_seed():
-    results = {Run("maskclip"): made_up(Run("maskclip"), 10.0)}
+    results = {Trial("maskclip"): made_up(Trial("maskclip"), 10.0)}
     for seed, value in ((0, 15.0), (1, 18.0), (2, 17.0)):
-        run = Run("zegclip", "inductive", seed)
-        results[run] = made_up(run, value)
-    other = Run("cascade", "inductive", 1)
+        trial = Trial("zegclip", "inductive", seed)
+        results[trial] = made_up(trial, value)
+    other = Trial("cascade", "inductive", 1)
     results[other] = made_up(other, 20.0)
     assert differences(
         Claim("", Side("zegclip"), Side("maskclip"), "hIoU"), results
@@ -92,13 +92,13 @@ def test_differences_are_seed_by_seed_and_against_what_has_no_seed():
     assert "+6.7 ± 1.5" in line and "holds" in line
 
 
-def test_runs_are_carried_out_once_and_again_if_anything_changed(tmp_path: Path):
+def test_trials_are_carried_out_once_and_again_if_anything_changed(tmp_path: Path):
     listed = [
-        replace(run, steps=2, count=2)
-        for run in (
-            Run("maskclip"),
-            Run("zegclip", "inductive"),
-            Run("zegclip", "transductive"),
+        replace(trial, steps=2, count=2)
+        for trial in (
+            Trial("maskclip"),
+            Trial("zegclip", "inductive"),
+            Trial("zegclip", "transductive"),
         )
     ]
     told: list[str] = []
@@ -114,17 +114,17 @@ def test_runs_are_carried_out_once_and_again_if_anything_changed(tmp_path: Path)
     assert results[listed[2]]["scores"]["published"]["gamma"] == 0.0
     assert {path.name for path in tmp_path.iterdir()} == {
         "models",
-        *(f"{run.name}.json" for run in listed),
+        *(f"{trial.name}.json" for trial in listed),
     }
     told.clear()
     execute_all(listed, tmp_path, tell=told.append)
     assert not told
-    assert not load(tmp_path, [replace(run, count=3) for run in listed])
-    assert not load(tmp_path, [replace(run, steps=3) for run in listed[1:]])
+    assert not load(tmp_path, [replace(trial, count=3) for trial in listed])
+    assert not load(tmp_path, [replace(trial, steps=3) for trial in listed[1:]])
     chains = reproduction._chains
-    (chain,) = chains(listed, lambda run: run is not listed[2] and run in results, tmp_path)
+    (chain,) = chains(listed, lambda trial: trial is not listed[2] and trial in results, tmp_path)
     assert chain == [listed[2]]  # goes on from the half-trained model that is there
-    (chain,) = chains(listed, lambda run: run is listed[0], tmp_path)
+    (chain,) = chains(listed, lambda trial: trial is listed[0], tmp_path)
     assert chain == listed[1:]  # that one is of another recipe: it is trained anew
     path = tmp_path / "maskclip.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"world": "another"}))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import MICRO_PRETRAINING
 
-from unseen import training
+from unseen import training_folder
 from unseen.catalogue import DATASETS, open_dataset
 from unseen.checkpoints import load_pretrained
 from unseen.data.datasets import Sample, Subset
@@ -154,7 +154,7 @@ def test_a_training_that_cannot_begin_costs_nothing(micro_recipe: Recipe, tmp_pa
 
 def test_training_again_first_removes_what_was_there(micro_recipe: Recipe, tmp_path, monkeypatch):
     fit(replace(micro_recipe, steps=2), out=tmp_path / "run", device="cpu")
-    monkeypatch.setattr(training, "save_pretrained", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(training_folder, "save_pretrained", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fit(micro_recipe, out=tmp_path / "run", device="cpu")
     left = {path.name for path in (tmp_path / "run").iterdir()}

@@ -7,6 +7,7 @@ are to be embedded. onnxruntime and OpenVINO execute nothing but the operators o
 
 import hashlib
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -197,7 +198,7 @@ class OpenVinoBackend:
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
-            self._model = openvino.Core().compile_model(str(path), "CPU", settings)
+            self._model = _make_core(openvino).compile_model(str(path), "CPU", settings)
         except RuntimeError:
             raise _broken(path, "OpenVINO") from None
 
@@ -210,6 +211,16 @@ class OpenVinoBackend:
     def digest(self) -> str:
         """Return a hash of the files."""
         return _digest_files(self._path, "openvino")
+
+
+@cache
+def _make_core(openvino: Any) -> Any:
+    """Return OpenVINO's core, of which a process must have no second.
+
+    Each sets the stack that signal handlers run on and frees it when it ends, also if a later one
+    will set it again: after the second, any signal with a handler in Python ends the process.
+    """
+    return openvino.Core()
 
 
 _RUNNERS: dict[str, Any] = {"onnx": OnnxBackend, "openvino": OpenVinoBackend}

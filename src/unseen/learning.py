@@ -237,11 +237,11 @@ class Learner:
                     auxiliary_weight=recipe.auxiliary_weight,
                     average=average,
                 )
-                total = sum(losses.values()) / len(parts)
-                if not math.isfinite(float(sum(value.detach() for value in losses.values()))):
+                total = torch.stack(list(losses.values())).sum()
+                if not math.isfinite(float(total.detach())):
                     terms = ", ".join(f"{key} {value:.4g}" for key, value in losses.items())
                     raise FloatingPointError(terms)
-                self._fabric.backward(total)
+                self._fabric.backward(total / len(parts))
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0) + value.detach() / len(parts)
         if engine.clip_norm:

@@ -40,12 +40,12 @@ from unseen.writing import write_text
 
 @cache
 def _world() -> dict[str, str]:
-    """Return the fingerprints of what all runs share: the CLIP, and how scenes are drawn."""
+    """Return the fingerprints of what all trials share: the CLIP, and how scenes are drawn."""
     return {"clip": fingerprint(load_clip(shipped_clip()).image), "world": edition()}
 
 
 @dataclass(frozen=True)
-class Run:
+class Trial:
     """A training and its scores.
 
     Args:
@@ -95,73 +95,73 @@ class Run:
         return json.loads(json.dumps(made))
 
     @property
-    def start(self) -> "Run | None":
-        """The run whose half-trained model this one goes on from."""
+    def start(self) -> "Trial | None":
+        """The trial whose half-trained model this one goes on from."""
         return replace(self, setting="inductive") if self.setting == "transductive" else None
 
 
-def runs(names: Sequence[str], seeds: Sequence[int]) -> list[Run]:
-    """Return the runs of contenders, all of a seed before the next seed."""
-    listed = [Run(name) for name in names if not CONTENDERS[name].base]
+def trials(names: Sequence[str], seeds: Sequence[int]) -> list[Trial]:
+    """Return the trials of contenders, all of a seed before the next seed."""
+    listed = [Trial(name) for name in names if not CONTENDERS[name].base]
     for seed in seeds:
         for name in names:
             settings = SETTINGS if name in TABLE else ("inductive",)
             if CONTENDERS[name].base:
-                listed += [Run(name, setting, seed) for setting in settings]
+                listed += [Trial(name, setting, seed) for setting in settings]
     return listed
 
 
-def needed(claims: Sequence[Claim], seeds: Sequence[int]) -> list[Run]:
-    """Return the runs that claims compare, and what those go on from."""
+def needed(claims: Sequence[Claim], seeds: Sequence[int]) -> list[Trial]:
+    """Return the trials that claims compare, and what those go on from."""
     sides = [side for claim in claims for side in (claim.better, claim.worse)]
-    listed: dict[Run, None] = {}
+    listed: dict[Trial, None] = {}
     for side in sides:
         if not CONTENDERS[side.contender].base:
-            listed[Run(side.contender)] = None
+            listed[Trial(side.contender)] = None
     for seed in seeds:
         for side in sides:
             if CONTENDERS[side.contender].base:
-                run = Run(side.contender, side.setting, seed)
-                if run.start:
-                    listed[run.start] = None
-                listed[run] = None
+                trial = Trial(side.contender, side.setting, seed)
+                if trial.start:
+                    listed[trial.start] = None
+                listed[trial] = None
     return list(listed)
 
 
-def execute(run: Run, out: Path, *, device: str = "cpu") -> Path:
-    """Train and score a run; return its file.
+def execute(trial: Trial, out: Path, *, device: str = "cpu") -> Path:
+    """Train and score a trial; return its file.
 
     Args:
-        run: what to train.
+        trial: what to train.
         out: folder of the files; models that others go on from lie in ``out/models``.
         device: as everywhere.
     """
-    path = out / f"{run.name}.json"
-    recipe = run.recipe
+    path = out / f"{trial.name}.json"
+    recipe = trial.recipe
     began = time.monotonic()
     if recipe is None:
-        segmenter = Segmenter.from_clip("miniature", method=run.contender, device=device)
+        segmenter = Segmenter.from_clip("miniature", method=trial.contender, device=device)
         # as the trained models are shown pictures
         segmenter = segmenter.shown_at(short_side=128, window=64, stride=32)
     else:
-        halfway = out / "models" / f"{run.name}-halfway"
-        start = out / "models" / f"{run.start.name}-halfway" if run.start else None
-        folder = out / "models" / f"{run.name}-unfinished"
+        halfway = out / "models" / f"{trial.name}-halfway"
+        start = out / "models" / f"{trial.start.name}-halfway" if trial.start else None
+        folder = out / "models" / f"{trial.name}-unfinished"
         segmenter = fit(recipe, out=folder, start=start, resume=True, device=device)
-        if run.setting == "inductive" and run.contender in TABLE:
+        if trial.setting == "inductive" and trial.contender in TABLE:
             shutil.rmtree(halfway, ignore_errors=True)
             halfway.parent.mkdir(exist_ok=True)
             shutil.move(folder / "halfway", halfway)
         shutil.rmtree(folder)
     seconds = time.monotonic() - began
     facts = {
-        "run": run.name,
-        **run.origin,
+        "run": trial.name,
+        **trial.origin,
         "trainable_parameters": sum(
             p.numel() for p in segmenter.model.parameters() if p.requires_grad
         ),
         "training_seconds": round(seconds) if recipe else 0,
-        **_score(segmenter, {split: run.scenes(split) for split in ("val", "test")}),
+        **_score(segmenter, {split: trial.scenes(split) for split in ("val", "test")}),
         "conditions": {
             "device": str(segmenter.device),
             "threads": torch.get_num_threads(),
@@ -211,26 +211,26 @@ def _curve(scores: Mapping[float, Scores]) -> dict[str, list[float]]:
     }
 
 
-def _chains(listed: Sequence[Run], done: Callable[[Run], bool], out: Path) -> list[list[Run]]:
-    """Divide the runs that are not done into what can go side by side, in order."""
-    chains: dict[Run, list[Run]] = {}
-    for run in listed:
-        if done(run):
+def _chains(listed: Sequence[Trial], done: Callable[[Trial], bool], out: Path) -> list[list[Trial]]:
+    """Divide the trials that are not done into what can go side by side, in order."""
+    chains: dict[Trial, list[Trial]] = {}
+    for trial in listed:
+        if done(trial):
             continue
-        start = run.start
+        start = trial.start
         if start is None:
-            chains[run] = [run]
+            chains[trial] = [trial]
         elif start in chains:
-            chains[start].append(run)
+            chains[start].append(trial)
         elif done(start) and (out / "models" / f"{start.name}-halfway").exists():
-            chains[run] = [run]
+            chains[trial] = [trial]
         else:
-            chains[start] = [start, run]
+            chains[start] = [start, trial]
     return list(chains.values())
 
 
-def _work(chain: Sequence[Run], out: Path, device: str) -> list[str]:
-    return [execute(run, out, device=device).stem for run in chain]
+def _work(chain: Sequence[Trial], out: Path, device: str) -> list[str]:
+    return [execute(trial, out, device=device).stem for trial in chain]
 
 
 def _prepare(threads: int) -> None:
@@ -239,24 +239,24 @@ def _prepare(threads: int) -> None:
 
 
 def execute_all(
-    listed: Sequence[Run],
+    listed: Sequence[Trial],
     out: Path,
     *,
     jobs: int = 1,
     device: str = "cpu",
     tell: Callable[[str], object] = lambda line: None,
 ) -> None:
-    """Carry out all runs whose files are not there yet; stopped, it goes on where it was.
+    """Carry out all trials whose files are not there yet; stopped, it goes on where it was.
 
     Args:
-        listed: the runs.
+        listed: the trials.
         out: folder of the files.
         jobs: trainings at a time; the machine's threads are divided among them.
         device: as everywhere.
-        tell: called with a line when a run is done.
+        tell: called with a line when a trial is done.
     """
     have = load(out, listed)
-    chains = _chains(listed, lambda run: run in have, out)
+    chains = _chains(listed, lambda trial: trial in have, out)
     if not chains:
         return
     left = sum(map(len, chains))
@@ -276,27 +276,27 @@ def execute_all(
 
 # Tables ------------------------------------------------------------------------------------------
 
-Results = Mapping[Run, Mapping[str, Any]]
+Results = Mapping[Trial, Mapping[str, Any]]
 
 
-def load(folder: Path, listed: Sequence[Run]) -> dict[Run, dict[str, Any]]:
-    """Read the files of runs that are there and were made as they would be made now.
+def load(folder: Path, listed: Sequence[Trial]) -> dict[Trial, dict[str, Any]]:
+    """Read the files of trials that are there and were made as they would be made now.
 
     Raises:
         InputError: a file that is no result.
     """
     results = {}
-    for run in listed:
-        path = folder / f"{run.name}.json"
+    for trial in listed:
+        path = folder / f"{trial.name}.json"
         if not path.exists():
             continue
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-            origin = {key: facts[key] for key in run.origin}
+            origin = {key: facts[key] for key in trial.origin}
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{path} is no result of a run: remove it") from None
-        if origin == run.origin:
-            results[run] = facts
+        if origin == trial.origin:
+            results[trial] = facts
     return results
 
 
@@ -315,8 +315,8 @@ COLUMNS = (
 def table(results: Results) -> str:
     """Write the contenders' scores as a Markdown table: mean ± standard deviation over seeds."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for run, facts in results.items():
-        groups.setdefault((run.contender, run.setting), []).append(facts)
+    for trial, facts in results.items():
+        groups.setdefault((trial.contender, trial.setting), []).append(facts)
     rows = []
     for name, contender in TABLE.items():
         for setting in SETTINGS if contender.base else ("",):
@@ -345,9 +345,9 @@ def differences(claim: Claim, results: Results) -> list[float]:
     sides = (claim.better, claim.worse)
     scores: list[dict[int, float]] = [
         {
-            run.seed: facts["scores"][side.gamma][claim.column]
-            for run, facts in results.items()
-            if run.contender == side.contender and run.setting in ("", side.setting)
+            trial.seed: facts["scores"][side.gamma][claim.column]
+            for trial, facts in results.items()
+            if trial.contender == side.contender and trial.setting in ("", side.setting)
         }
         for side in sides
     ]

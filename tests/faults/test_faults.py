@@ -17,7 +17,7 @@ from launching import launch
 from layouts import make_own
 from PIL import Image
 
-from unseen import training
+from unseen import training, training_folder
 from unseen.checkpoints import load_pretrained
 from unseen.errors import InputError, MissingExtra
 from unseen.interruption import Interrupted, Request
@@ -278,7 +278,7 @@ def test_the_best_of_validated_models_is_kept_also_over_a_stop(
         segmenter.model.eval()
         return SimpleNamespace(hiou=next(given))
 
-    monkeypatch.setattr(training, "evaluate", score)
+    monkeypatch.setattr(training_folder, "evaluate", score)
     engine = Engine(validate_every=2, validate_on=3)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 3)

@@ -47,7 +47,7 @@ def reproduce(
     from dataclasses import replace
 
     from unseen.claims import CLAIMS, TABLE, TOPICS
-    from unseen.reproduction import claims_table, execute_all, load, needed, runs, table
+    from unseen.reproduction import claims_table, execute_all, load, needed, table, trials
 
     names = read_words(only) if only else [*TABLE, *TOPICS]
     if strange := [name for name in names if name not in (*TABLE, *TOPICS)]:
@@ -60,7 +60,7 @@ def reproduce(
     numbers = read_seeds(seeds)
     listed = [
         replace(one, steps=steps, count=count)
-        for one in dict.fromkeys([*runs(rows, numbers), *needed(claims, numbers)])
+        for one in dict.fromkeys([*trials(rows, numbers), *needed(claims, numbers)])
     ]
     if not listed:
         raise InputError(f"{', '.join(names)} is not of the {what}: leave {what!r} out")
