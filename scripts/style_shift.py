@@ -17,10 +17,10 @@ from pathlib import Path
 from build_sprites import render, save_strip
 
 from unseen import Scenes, Segmenter, evaluate
-from unseen.checkpoints import shipped_clip
 from unseen.clip import load_clip
 from unseen.metrics import markdown, rounded
 from unseen.miniature.pretrain import zero_shot
+from unseen.shipped import shipped_clip
 
 CODES = {
     "person": "1F9CD 1F6B6-200D-2640-FE0F 1F3C3-200D-2642-FE0F",

@@ -18,13 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from unseen.backends import Backend, TorchBackend, is_exported, load_exported
-from unseen.checkpoints import (
-    ModelConfig,
-    StoredText,
-    load_pretrained,
-    save_pretrained,
-    shipped_clip,
-)
+from unseen.checkpoints import ModelConfig, StoredText, load_pretrained, save_pretrained
 from unseen.clip import TextEncoder, fingerprint, load_clip
 from unseen.data.images import read_image, to_rgb
 from unseen.data.transforms import fit_short_side, resize_image
@@ -35,6 +29,7 @@ from unseen.hub import upload
 from unseen.methods import METHODS
 from unseen.model import SegmentationModel
 from unseen.readout import View, Windows, find_best, find_likeliest, score_map, view_sides
+from unseen.shipped import shipped_clip
 from unseen.vocabulary import Vocabulary, read_vocabulary
 from unseen.writing import write_whole
 

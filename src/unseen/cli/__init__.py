@@ -7,7 +7,6 @@ runs, not for ``--help``.
 import sys
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -56,6 +55,8 @@ app = typer.Typer(
 
 def _version(asked: bool) -> bool:
     if asked:
+        from importlib.metadata import version
+
         print(f"unseen {version('unseen')}")
         raise typer.Exit
     return asked

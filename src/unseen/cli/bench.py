@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from unseen.cli.completion import models_and_recipes
+from unseen.cli.completion import precisions as known_precisions
+from unseen.cli.completion import tasks as known_tasks
 from unseen.cli.options import Compile, Device, say
 from unseen.errors import InputError
 
@@ -18,6 +21,7 @@ def bench(
         typer.Argument(
             metavar="MODEL|RECIPE...",
             help="Folders of models, shipped names, or recipes, whose weights are random.",
+            autocompletion=models_and_recipes,
         ),
     ],
     tasks: Annotated[
@@ -26,10 +30,16 @@ def bench(
             "--tasks",
             help="Of picture (to labels), windows (to scores on the patch grid), training (a "
             "step), loading (and augmenting, no model).",
+            autocompletion=known_tasks,
         ),
     ] = "picture,windows,training",
     precisions: Annotated[
-        str, typer.Option("--precisions", help="Of fp32, bf16, fp16 (autocast).")
+        str,
+        typer.Option(
+            "--precisions",
+            help="Of fp32, bf16, fp16 (autocast).",
+            autocompletion=known_precisions,
+        ),
     ] = "fp32",
     compile: Compile = False,
     classes: Annotated[

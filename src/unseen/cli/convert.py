@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from unseen.cli.completion import vocabularies
 from unseen.cli.options import Overwrite, refuse_existing, say
 from unseen.errors import InputError
 
@@ -18,6 +19,7 @@ def convert(
             "--vocabulary",
             help="What it was trained on: voc20, coco171, context59-released. "
             "[default: what the file says]",
+            autocompletion=vocabularies,
         ),
     ] = None,
     setting: Annotated[

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unseen.cli.completion import datasets
 from unseen.cli.doctor_checkpoint import checkpoint
 from unseen.cli.options import Json, say
 from unseen.errors import InputError
@@ -23,7 +24,12 @@ doctor.command("checkpoint")(checkpoint)
 
 @doctor.command()
 def data(
-    name: Annotated[str, typer.Argument(help="Data set, or a YAML file that describes one.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Data set, or a YAML file that describes one.", autocompletion=datasets
+        ),
+    ],
     root: Annotated[
         Path | None, typer.Option("--root", help="Folder of a data set that is on disk.")
     ] = None,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from unseen.cli.completion import vocabularies
 from unseen.cli.options import Clip, Device, Model, Templates, find_labels, load_segmenter
 from unseen.errors import InputError
 
@@ -16,6 +17,7 @@ def embed(
             metavar="VOCABULARY",
             help="Name of a vocabulary (voc20, coco171, …), a file with a label a line, a data "
             "set's YAML file, or labels: 'cat, grass'.",
+            autocompletion=vocabularies,
         ),
     ],
     output: Annotated[

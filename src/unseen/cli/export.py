@@ -1,17 +1,20 @@
 """``unseen export``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from unseen.cli.completion import models
 from unseen.cli.options import Overwrite, refuse_existing, say
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Folder of a model, or a shipped name.")],
+    model: Annotated[
+        str, typer.Argument(help="Folder of a model, or a shipped name.", autocompletion=models)
+    ],
     to: Annotated[
-        str,
+        Literal["onnx", "openvino", "torch"],
         typer.Option("--to", help="What to: onnx or openvino, which unseen runs too; or torch."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the exported model.")],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from unseen.cli.completion import clips, models
 from unseen.errors import InputError
 from unseen.processes import Processes
 
@@ -19,12 +20,18 @@ DEFAULT_MODEL = "zegclip-miniature-inductive"
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", help=f"Folder of a model, or a shipped name. [default: {DEFAULT_MODEL}]"
+        "--model",
+        help=f"Folder of a model, or a shipped name. [default: {DEFAULT_MODEL}]",
+        autocompletion=models,
     ),
 ]
 Clip = Annotated[
     str | None,
-    typer.Option("--clip", help="CLIP alone, no model: weights file, folder or hub name."),
+    typer.Option(
+        "--clip",
+        help="CLIP alone, no model: weights file, folder or hub name.",
+        autocompletion=clips,
+    ),
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
