@@ -874,7 +874,7 @@ def test_bench_tells_what_pictures_cost_part_by_part(unseen, tmp_path):
 def test_bench_prints_a_table_and_its_conditions(unseen):
     run = unseen(
         *"bench zegclip-miniature-supervised --tasks picture,loading --classes 3,4 --sizes 48x80 "
-        "--batch 2 --repeats 2 --warmup 0 --device cpu --json bench.json".split()
+        "--batch 2 --repeats 2 --warmup 0 --device cpu --out bench.json".split()
     )
     assert run.code == 0 and "4 classes" in run.err
     for part in ("| picture | fp32", "48×80", "18 × 64×64", "text embeddings given", "2 timed"):

@@ -89,12 +89,17 @@ def is_repository(name: str) -> bool:
     return bool(re.fullmatch(f"{part}/{part}", name, re.ASCII)) and not re.search(r"--|\.\.", name)
 
 
+def is_offline() -> bool:
+    """Tell whether huggingface_hub was told to leave the network alone."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def _reachable(endpoint: str) -> bool:
     """Look the hub's host up, unless offline mode is on or a proxy would do it.
 
     huggingface_hub itself retries an unreachable host for half a minute.
     """
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if is_offline():
         return False
     if urllib.request.getproxies():
         return True

@@ -19,7 +19,7 @@ from unseen.cli.efficiency import efficiency
 from unseen.cli.embed import embed
 from unseen.cli.evaluate import evaluate
 from unseen.cli.export import export
-from unseen.cli.options import complain
+from unseen.cli.options import complain, wants_colour
 from unseen.cli.recipes import recipes
 from unseen.cli.reproduce import reproduce
 from unseen.cli.runs import runs
@@ -69,7 +69,13 @@ def _options(
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Name every pixel of a picture, also with classes nobody ever labelled."""
+    """Name every pixel of a picture, also with classes nobody ever labelled.
+
+    \b
+    unseen segment examples/wall.png --labels "giraffe, sky, brick wall"
+    unseen segment --help
+    unseen doctor
+    """
 
 
 for name, verb in VERBS.items():
@@ -86,7 +92,7 @@ def main() -> None:
 
     warnings.showwarning = show
     try:
-        app(prog_name="unseen")
+        app(prog_name="unseen", color=None if wants_colour() else False)
     except (InputError, MissingExtra) as error:
         complain(f"error: {error}")
         sys.exit(2)

@@ -1,12 +1,13 @@
 """``unseen convert``."""
 
+import json as json_module
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from unseen.cli.completion import vocabularies
-from unseen.cli.options import Overwrite, refuse_existing, say
+from unseen.cli.options import Json, Overwrite, refuse_existing, say
 from unseen.errors import InputError
 
 
@@ -34,6 +35,7 @@ def convert(
         ),
     ] = False,
     overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
     """Turn a checkpoint of ZegCLIP's, Cascade-CLIP's or CLIP-RC's authors into a model.
 
@@ -71,6 +73,10 @@ def convert(
         clip="openai/clip-vit-base-patch16",
     )
     save_pretrained(output, model, text, config, adapter_only=adapter_only)
+    if json:
+        facts = {"model": str(output), "method": method, "setting": chosen}
+        print(json_module.dumps({**facts, "vocabulary": known.name, "unseen": list(known.unseen)}))
+        return
     say(f"{method}, {chosen}, {known.name}; unseen: {', '.join(known.unseen)}")
     print(f"{output} holds the model; use it with: unseen segment PICTURE --model {output}")
 

@@ -1,6 +1,7 @@
 """``unseen doctor``."""
 
 import json as json_module
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,18 +9,41 @@ import typer
 
 from unseen.cli.completion import datasets
 from unseen.cli.doctor_checkpoint import checkpoint
-from unseen.cli.options import Json, say
+from unseen.cli.options import Json, paint, say
 from unseen.errors import InputError
 
 if TYPE_CHECKING:
     from unseen.data.doctor import Examination
 
-doctor = typer.Typer(
-    help="Look for what goes wrong in silence.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+doctor = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 doctor.command("checkpoint")(checkpoint)
+
+
+@doctor.callback()
+def environment(context: typer.Context, json: Json = False) -> None:
+    """Look for what goes wrong in silence: here, in a data set, in a file of weights.
+
+    Alone, it says what is installed, for which extra, what the machine computes with, and what to
+    do about what is broken or could be better. Exit code 1 tells of what is broken.
+
+    \b
+    unseen doctor
+    unseen doctor data voc --root VOCdevkit
+    unseen doctor checkpoint FILE
+    """
+    if context.invoked_subcommand:
+        if json:
+            raise InputError(f"give --json after {context.invoked_subcommand}")
+        return
+    from unseen.environment import examine
+
+    found = examine()
+    if json:
+        print(json_module.dumps(found.to_dict(), indent=1))
+    else:
+        print("\n".join(paint(line, sys.stdout) for line in found.describe()))
+    if not found.is_healthy:
+        raise typer.Exit(1)
 
 
 @doctor.command()

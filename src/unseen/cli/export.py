@@ -1,12 +1,14 @@
 """``unseen export``."""
 
+import json as json_module
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from unseen.cli.completion import models
-from unseen.cli.options import Overwrite, refuse_existing, say
+from unseen.cli.options import Json, Overwrite, refuse_existing, say
 
 
 def export(
@@ -23,6 +25,7 @@ def export(
         typer.Option("--int8", help="Weights of matrix products in 8 bits; of onnx, products too."),
     ] = False,
     overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
     """Write a model as a file for onnxruntime, OpenVINO or torch.export.
 
@@ -39,6 +42,10 @@ def export(
 
     refuse_existing(output, overwrite=overwrite)
     written = export_model(Segmenter.from_pretrained(model, device="cpu"), output, to=to, int8=int8)
+    if json:
+        facts = {"model": str(output), **asdict(written), "path": str(written.path)}
+        print(json_module.dumps(facts, indent=1))
+        return
     say(written.describe())
     if to == "torch":
         print(f"{written.path} holds the program; torch.export.load reads it")
