@@ -4,6 +4,7 @@ Results go to standard output, everything else to standard error. torch is impor
 runs, not for ``--help``.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -91,6 +92,8 @@ def main() -> None:
         complain(f"warning: {message}")
 
     warnings.showwarning = show
+    if "_UNSEEN_COMPLETE" in os.environ:  # typer wraps help of options, and fish offers each line
+        os.environ["COLUMNS"] = "1000"
     try:
         app(prog_name="unseen", color=None if wants_colour() else False)
     except (InputError, MissingExtra) as error:

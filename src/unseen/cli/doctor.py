@@ -3,9 +3,10 @@
 import json as json_module
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from unseen.cli.completion import datasets
 from unseen.cli.doctor_checkpoint import checkpoint
@@ -15,26 +16,34 @@ from unseen.errors import InputError
 if TYPE_CHECKING:
     from unseen.data.doctor import Examination
 
-doctor = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+
+class _Family(TyperGroup):
+    """Looks at the environment where nothing else is named."""
+
+    def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        if not context.resilient_parsing and args in ([], ["--json"]):
+            args = ["environment", *args]
+        return super().parse_args(context, args)
+
+
+doctor = typer.Typer(
+    cls=_Family,
+    help="Look for what goes wrong in silence: here (without a verb), in data, in weights.\n\n"
+    "\b\nunseen doctor\nunseen doctor data voc --root VOCdevkit\nunseen doctor checkpoint FILE",
+    rich_markup_mode=None,
+)
 doctor.command("checkpoint")(checkpoint)
 
 
-@doctor.callback()
-def environment(context: typer.Context, json: Json = False) -> None:
-    """Look for what goes wrong in silence: here, in a data set, in a file of weights.
+@doctor.command()
+def environment(json: Json = False) -> None:
+    """Say what is installed, for which extra, what the machine computes with, and what to do.
 
-    Alone, it says what is installed, for which extra, what the machine computes with, and what to
-    do about what is broken or could be better. Exit code 1 tells of what is broken.
+    Exit code 1 tells of what is broken; notes tell of what could be better.
 
     \b
-    unseen doctor
-    unseen doctor data voc --root VOCdevkit
-    unseen doctor checkpoint FILE
+    unseen doctor environment
     """
-    if context.invoked_subcommand:
-        if json:
-            raise InputError(f"give --json after {context.invoked_subcommand}")
-        return
     from unseen.environment import examine
 
     found = examine()

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -115,7 +115,7 @@ def wants_colour() -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def paint(line: str, stream: TextIO) -> str:
+def paint(line: str, stream: Any) -> str:
     """Colour the word that says what a line is, if it goes to a terminal."""
     word, colon, rest = line.partition(":")
     if word not in _COLOURS or not (stream.isatty() and wants_colour()):
