@@ -24,7 +24,7 @@ from unseen.catalogue import open_dataset
 from unseen.checkpoints import load_pretrained
 from unseen.cli import FAMILIES, VERBS, main
 from unseen.cli.options import DEFAULT_MODEL
-from unseen.cli.scores import expectation, hardly_better
+from unseen.cli.scores import hardly_better
 from unseen.cli.small import describe_protocol
 from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
@@ -35,7 +35,7 @@ from unseen.metrics import Scores, chance
 from unseen.miniature.pretrain import tiny_clip
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
-from unseen.recipes import EVALUATIONS, RECIPES, Source
+from unseen.recipes import EVALUATIONS, RECIPES, Source, expectation
 from unseen.sizes import BINS, Areas, SizeScores
 from unseen.vocabulary import (
     CAMVID,

@@ -4,10 +4,15 @@ import os
 import re
 import socket
 import urllib.request
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from unseen.errors import InputError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 
 def fetch(repository: str, filename: str) -> Path | None:
@@ -53,8 +58,14 @@ def find_cached(repository: str, filename: str) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def upload(folder: Path, repository: str, *, private: bool) -> str:
+def upload(folder: Path, repository: str, *, private: bool, mark: str) -> str:
     """Put a folder's files into a hub repository, which is made if need be; return its address.
+
+    Args:
+        folder: what to put there.
+        repository: ``owner/name``.
+        private: hide a repository that is made.
+        mark: what a README.md holds that a program wrote; such a one replaces no other.
 
     Raises:
         InputError: no name of a repository, the hub cannot be reached, or it refuses.
@@ -75,12 +86,26 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
     api = HfApi()
     try:
         address = api.create_repo(repository, private=private, exist_ok=True)
+        written = mark in (folder / "README.md").read_text(encoding="utf-8")
+        stays = written and _has_own_readme(api, repository, mark)
         api.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message="Push a model of unseen"
+            repo_id=repository,
+            folder_path=folder,
+            commit_message="Push a model of unseen",
+            ignore_patterns=["README.md"] if stays else None,
         )
     except Exception as error:  # the hub's own, and those of its transport: requests or httpx
         raise InputError(f"{repository} cannot be pushed: {error}") from None
+    if stays:
+        warnings.warn(f"the README.md of {repository} is a person's own and stays", stacklevel=2)
     return str(address)
+
+
+def _has_own_readme(api: "HfApi", repository: str, mark: str) -> bool:
+    """Tell whether a repository's README.md is there and was not written by a program."""
+    if not api.file_exists(repository, "README.md"):
+        return False
+    return mark not in Path(api.hf_hub_download(repository, "README.md")).read_text("utf-8")
 
 
 def is_repository(name: str) -> bool:

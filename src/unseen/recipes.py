@@ -638,6 +638,28 @@ def differing(recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
     return [key for key in keys if ours.get(key) != theirs.get(key)]
 
 
+def expectation(row: Recipe | Evaluation, record: Mapping[str, Any]) -> tuple[Expected | None, str]:
+    """Return what a row promises; or None, and what of the model is otherwise than the row says.
+
+    Args:
+        row: what the model is scored as.
+        record: how it was trained; empty for a converted model, which does not say.
+    """
+    plan = find_recipe(row.model) if isinstance(row, Evaluation) else row
+    changed = differing(plan, record) if record else []
+    if plan is row and changed == ["setting"]:  # plain self-training has scores of its own
+        own = override(plan, {"setting": record["setting"]}).expected
+        if own:
+            return own, ""
+    if not changed or row.expected is None:
+        return row.expected, ""
+    if "name" in changed:
+        return None, f"the model was trained by {record['name']}"
+    if "stopped_at" in changed:
+        return None, f"the model is half-trained, stopped after step {record['stopped_at']}"
+    return None, f"the model was trained with other {', '.join(changed)}"
+
+
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in record.items():

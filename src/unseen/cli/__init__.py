@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from unseen.cli.bench import bench
+from unseen.cli.card import card
 from unseen.cli.convert import convert
 from unseen.cli.data import data
 from unseen.cli.doctor import doctor
@@ -21,6 +22,7 @@ from unseen.cli.embed import embed
 from unseen.cli.evaluate import evaluate
 from unseen.cli.export import export
 from unseen.cli.options import complain, wants_colour
+from unseen.cli.push import push
 from unseen.cli.recipes import recipes
 from unseen.cli.reproduce import reproduce
 from unseen.cli.runs import runs
@@ -41,6 +43,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "embed": embed,
     "efficiency": efficiency,
     "bench": bench,
+    "card": card,
+    "push": push,
 }
 
 FAMILIES: dict[str, typer.Typer] = {"data": data, "doctor": doctor}

@@ -23,7 +23,6 @@ from unseen.cli.options import (
     say,
 )
 from unseen.cli.scores import (
-    expectation,
     find_differences,
     hardly_better,
     held_out,
@@ -171,7 +170,7 @@ def evaluate(
     from unseen.metrics import chance
     from unseen.page import write_report
     from unseen.processes import Processes
-    from unseen.recipes import Evaluation, Source, find_row
+    from unseen.recipes import Evaluation, Source, expectation, find_row
     from unseen.report import Record, Report, check_folder, describe
 
     several = compare or len(scored or ()) > 1
