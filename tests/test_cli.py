@@ -341,7 +341,7 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["evaluate", "a", "b", "--baselines"], "compared without --clip, --recipe, --baselines"),
         (["evaluate", DEFAULT_MODEL, "nowhere"], "no model 'nowhere'"),
         (["evaluate", "--root", "."], "leave --root out"),
-        (["reproduce", "--no-run", "--only", "zegclpi"], "no method and no topic 'zegclpi'"),
+        (["reproduce", "--no-run", "--only", "zegclpi"], "did you mean 'zegclip'"),
         (["reproduce", "--no-run", "--seeds", "0,a"], "different whole numbers"),
         (["reproduce", "--no-run", "--seeds", "1,1"], "different whole numbers"),
         (["reproduce", "table", "--only", "recovery"], "leave 'table' out"),
@@ -364,7 +364,9 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["recipes", "show", "zegclip-coco-to-voc", "steps=3"], "nothing to change"),
         (["recipes", "show", "zegclip-voc-inductive", "options.promts=3"], "did you mean 'prompts"),
         (["recipes", "show", "zegclip-voc-inductive", "data=vco"], "did you mean 'voc'"),
-        (["recipes", "show", "zegclip-voc-inductive", "setting=inductve"], "no setting is called"),
+        (["recipes", "show", "zegclip-voc-inductive", "setting=inductve"], "did you mean 'indu"),
+        (["recipes", "show", "zegclip-voc-inductive", "method=cascad"], "did you mean 'cascade'"),
+        (["recipes", "show", "zegclip-voc-inductive", "augmentation=crp"], "did you mean 'crop'"),
         (["recipes", "show", "zegclip-voc-inductive", "--config", "no.yaml"], "readable YAML file"),
         (
             ["segment", "a.png", "--model", "zegclip-miniature-inductiv"],
@@ -400,6 +402,10 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (
             "convert no.pth -o out --vocabulary ade20k --setting inductive".split(),
             "no vocabulary is called 'ade20k'",
+        ),
+        (
+            "convert no.pth -o out --vocabulary coco117 --setting inductive".split(),
+            "did you mean 'coco171'",
         ),
     ],
 )
@@ -804,7 +810,8 @@ def test_convert_makes_a_model_of_an_authors_file(unseen, micro_clip: CLIP, tmp_
     again = "convert authors.pth -o mine --vocabulary voc20 --setting transductive".split()
     assert_one_sentence(unseen(*again), "is of a model: name another folder")
     assert json.loads((tmp_path / "mine" / "config.json").read_text()) == config
-    assert unseen(*again, "--overwrite").code == 0
+    told = json.loads(unseen(*again, "--overwrite", "--json").out)
+    assert (told["model"], told["setting"], told["vocabulary"]) == ("mine", "transductive", "voc20")
     elsewhere = [*again[:3], "authors.pth/out", *again[4:]]
     assert_one_sentence(unseen(*elsewhere), "cannot be written")
 
@@ -857,7 +864,8 @@ def test_embed_writes_a_file_that_says_what_it_is_of(unseen, scene, segmenter):
     run = unseen("segment", scene, "--text", "text.safetensors", "--json")
     assert len(json.loads(run.out)[0]["labels"]) == 34
     assert_one_sentence(unseen("embed", "cow", "-o", "text.safetensors"), "there already")
-    assert unseen("embed", "cow, sky", "-o", "text.safetensors", "--overwrite").code == 0
+    told = unseen("embed", "cow, sky", "-o", "text.safetensors", "--overwrite", "--json")
+    assert json.loads(told.out)["names"] == ["cow", "sky"]
     assert TextEmbeddings.load("text.safetensors").vocabulary.templates == MULTI_TEMPLATES
     unseen("embed", "miniature", "-o", "one.safetensors", "--templates", "single")
     assert TextEmbeddings.load("one.safetensors").vocabulary.templates == SINGLE_TEMPLATE
@@ -940,6 +948,10 @@ def test_bench_prints_a_table_and_its_conditions(unseen):
     for part in ("| picture | fp32", "48×80", "18 × 64×64", "text embeddings given", "2 timed"):
         assert part in run.out
     found = json.loads(Path("bench.json").read_text())
+    again = unseen(*"bench zegclip-miniature-supervised --tasks loading --repeats 1 --json".split())
+    assert json.loads(again.out)[0]["case"]["task"] == "loading"
+    refused = unseen(*"bench zegclip-miniature-supervised --data --out a.json".split())
+    assert_one_sentence(refused, "--data goes without")
     assert [one["case"]["task"] for one in found] == ["picture", "picture", "loading"]
     assert all(len(one["seconds"]) == 2 and one["memory"] > 0 for one in found)
 

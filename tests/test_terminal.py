@@ -15,6 +15,7 @@ from test_cli import Run
 
 import unseen
 from unseen import environment
+from unseen.backends import FILES
 from unseen.bench import TASKS
 from unseen.catalogue import DATASETS
 from unseen.cli import app, completion
@@ -30,6 +31,7 @@ SERVICES = {"demo", "serve"}
 def run(capsys, monkeypatch, tmp_path):
     """Return the command line, called in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")  # which the command line changes while it completes
     return lambda *arguments: Run(capsys, monkeypatch, *arguments)
 
 
@@ -54,7 +56,6 @@ def test_every_help_has_an_example_and_every_result_a_json():
 
 def complete(run, monkeypatch, words: str, shell: str = "zsh") -> list[str]:
     """Return what a shell is offered behind some words."""
-    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("_UNSEEN_COMPLETE", f"complete_{shell}")
     monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
     monkeypatch.setenv("_TYPER_COMPLETE_ARGS", words)
@@ -95,6 +96,7 @@ def test_shells_complete_names(run, monkeypatch, words, expected):
 
 def test_what_is_offered_is_what_there_is():
     assert completion.datasets() == list(DATASETS)
+    assert completion.formats() == list(FILES)
     assert completion.tasks("") == [*TASKS, "loading"]
     assert completion.contenders("a,")[0] == "a,plain"
 

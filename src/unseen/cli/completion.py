@@ -64,6 +64,11 @@ def contenders(incomplete: str) -> list[str]:
     return _another(words, incomplete)
 
 
+def formats() -> list[str]:
+    """Offer what a model is exported to."""
+    return ["onnx", "openvino", "torch"]
+
+
 def tasks(incomplete: str) -> list[str]:
     """Offer what is timed."""
     return _another(("picture", "windows", "training", "loading"), incomplete)

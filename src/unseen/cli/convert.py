@@ -73,12 +73,12 @@ def convert(
         clip="openai/clip-vit-base-patch16",
     )
     save_pretrained(output, model, text, config, adapter_only=adapter_only)
+    say(f"{method}, {chosen}, {known.name}; unseen: {', '.join(known.unseen)}")
     if json:
         facts = {"model": str(output), "method": method, "setting": chosen}
         print(json_module.dumps({**facts, "vocabulary": known.name, "unseen": list(known.unseen)}))
-        return
-    say(f"{method}, {chosen}, {known.name}; unseen: {', '.join(known.unseen)}")
-    print(f"{output} holds the model; use it with: unseen segment PICTURE --model {output}")
+    else:
+        print(f"{output} holds the model; use it with: unseen segment PICTURE --model {output}")
 
 
 def _choose_setting(given: str | None, allowed: tuple[str, ...], path: Path) -> str:

@@ -3,11 +3,11 @@
 import json as json_module
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from unseen.cli.completion import models
+from unseen.cli.completion import formats, models
 from unseen.cli.options import Json, Overwrite, refuse_existing, say
 
 
@@ -16,8 +16,12 @@ def export(
         str, typer.Argument(help="Folder of a model, or a shipped name.", autocompletion=models)
     ],
     to: Annotated[
-        Literal["onnx", "openvino", "torch"],
-        typer.Option("--to", help="What to: onnx or openvino, which unseen runs too; or torch."),
+        str,
+        typer.Option(
+            "--to",
+            help="What to: onnx or openvino, which unseen runs too; or torch.",
+            autocompletion=formats,
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the exported model.")],
     int8: Annotated[
@@ -42,12 +46,11 @@ def export(
 
     refuse_existing(output, overwrite=overwrite)
     written = export_model(Segmenter.from_pretrained(model, device="cpu"), output, to=to, int8=int8)
+    say(written.describe())
     if json:
         facts = {"model": str(output), **asdict(written), "path": str(written.path)}
         print(json_module.dumps(facts, indent=1))
-        return
-    say(written.describe())
-    if to == "torch":
+    elif to == "torch":
         print(f"{written.path} holds the program; torch.export.load reads it")
     else:
         print(f"{output} holds the model; use it with: unseen segment PICTURE --model {output}")
