@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -214,6 +215,21 @@ def test_a_torch_that_does_not_load_is_reported(run, requires, monkeypatch):
     told = run("doctor", "--json")
     assert told.code == 1
     assert json.loads(told.out)["findings"][0]["what"] == "torch cannot be used: boom"
+
+
+def test_a_gpu_that_cannot_be_used_is_reported(run, requires, monkeypatch):
+    requires()
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    notes = [one["what"] for one in json.loads(run("doctor", "--json").out)["findings"]]
+    assert "an NVIDIA driver is here, and this build of torch cannot use it" in notes
+    gpu = SimpleNamespace(name="H200", total_memory=139 * 2**30)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: gpu)
+    told = run("doctor")
+    assert told.code == 1 and "devices: cpu, cuda:0 H200, 139 GiB" in told.out
+    assert "broken: nothing computes on cuda:0: " in told.out
+    assert "NVIDIA driver" not in told.out
 
 
 def test_files_of_the_package_are_whole_and_a_torn_one_is_named(monkeypatch, tmp_path):

@@ -222,14 +222,14 @@ def _torch(facts: dict[str, Any], found: list[Finding]) -> dict[str, Any]:
     cores, threads = _cores(), torch.get_num_threads()
     devices = ["cpu"]
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        one = torch.cuda.get_device_properties(index)
-        devices.append(f"cuda:{index} {one.name}, {one.total_memory / 2**30:.0f} GiB")
         try:
+            one = torch.cuda.get_device_properties(index)
+            devices.append(f"cuda:{index} {one.name}, {one.total_memory / 2**30:.0f} GiB")
             torch.ones(1, device=f"cuda:{index}").item()
-        except RuntimeError as error:
+        except Exception as error:  # of the driver, of the build, of torch
             reason = str(error).partition("\n")[0]
             advice = "install a build of torch for it, https://pytorch.org/get-started/locally"
-            found.append(Finding(True, f"nothing can be computed on {one.name}: {reason}", advice))
+            found.append(Finding(True, f"nothing computes on cuda:{index}: {reason}", advice))
     if torch.backends.mps.is_available():
         devices.append("mps")
     if threads > cores:

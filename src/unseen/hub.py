@@ -36,9 +36,10 @@ def fetch(repository: str, filename: str) -> Path | None:
         )
     try:
         return Path(hf_hub_download(repository, filename))
-    except errors.RepositoryNotFoundError:
+    except errors.RepositoryNotFoundError:  # which the hub also says of what may not be read
         raise InputError(
-            f"{repository!r} is no file or folder here and no repository of the hub"
+            f"{repository!r} is no file or folder here and no repository of the hub that you may "
+            "read: a private one needs a login ('hf auth login'), a gated one consent on its page"
         ) from None
     except errors.LocalEntryNotFoundError as error:
         raise InputError(f"the hub did not answer for {repository!r}: {error}") from None
@@ -81,7 +82,7 @@ def upload(folder: Path, repository: str, *, private: bool, mark: str) -> str:
         )
     if get_token() is None:
         raise InputError(
-            f"{repository} cannot be pushed: log in first, with huggingface_hub.login()"
+            f"{repository} cannot be pushed: log in first, with 'hf auth login' or HF_TOKEN"
         )
     api = HfApi()
     try:
