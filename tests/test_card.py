@@ -59,9 +59,13 @@ def test_every_recipe_has_a_card_that_the_hub_can_read(converted):
 @pytest.mark.parametrize(
     ("name", "licence", "says"),
     [
-        ("zegclip-coco-inductive", "mit", "Its licence is MIT."),
-        ("cascade-coco-inductive", "other", "contradict each other: its LICENSE file is MIT, its"),
-        ("cliprc-coco-inductive", "unknown", "It states no licence, and without one no right"),
+        ("zegclip-coco-inductive", "mit", "That repository is under the MIT licence."),
+        (
+            "cascade-coco-inductive",
+            "other",
+            "contradict each other: LICENSE is MIT, the README says",
+        ),
+        ("cliprc-coco-inductive", "unknown", "states no licence, and without one no right"),
     ],
 )
 def test_the_licence_of_converted_weights_is_what_their_authors_say(name, licence, says):
@@ -69,7 +73,7 @@ def test_the_licence_of_converted_weights_is_what_their_authors_say(name, licenc
     text = make_card(config, name="owner/name")
     assert ModelCard(text).data.license == licence and says in text
     assert "CLIP's weights are OpenAI's, MIT." in text
-    with pytest.raises(InputError, match="for their authors to say"):
+    with pytest.raises(InputError, match="for those who trained them to say"):
         make_card(config, name="owner/name", licence="mit")
 
 

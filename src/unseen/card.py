@@ -51,24 +51,24 @@ _REPOSITORIES = {
 }
 
 _AUTHORS: dict[str, tuple[dict[str, str], str]] = {
-    "zegclip": ({"license": "mit"}, "Its licence is MIT."),
+    "zegclip": ({"license": "mit"}, "That repository is under the MIT licence."),
     "cascade": (
         {
             "license": "other",
             "license_name": "mit-and-cc-by-nc-4.0-which-contradict-each-other",
             "license_link": _REPOSITORIES["cascade"],
         },
-        "It states two licences that contradict each other: its LICENSE file is MIT, its README "
+        "That repository states two licences that contradict each other: LICENSE is MIT, the README "
         "says CC BY-NC 4.0, commercial use with the authors' permission only. Ask them before any "
         "commercial use.",
     ),
     "cliprc": (
         {"license": "unknown"},
-        "It states no licence, and without one no right to copy, change or pass on is granted. Ask "
-        "the authors.",
+        "That repository states no licence, and without one no right to copy, change or pass on is "
+        "granted. Ask the authors.",
     ),
 }
-"""What the authors' repositories say of their checkpoints: for the hub, and in words."""
+"""What the authors' repositories say of licences: for the hub, and in words."""
 
 _PAPERS = {
     "zegclip": "zhou2023zegclip",
@@ -219,7 +219,7 @@ def _origin(config: ModelConfig, row: Recipe | None) -> str:
         _, doubt = expectation(row, config.recipe) if row else (None, "of a recipe of its own")
         return f"{how}; {doubt}" if doubt else how
     if row and row.name in PUBLISHED:
-        return f"its authors, [here]({_REPOSITORIES[config.method]}); `unseen convert`"
+        return f"`unseen convert`, from a checkpoint of {_REPOSITORIES[config.method]}"
     return "not told"
 
 
@@ -273,12 +273,12 @@ def _licence(config: ModelConfig, given: str) -> tuple[dict[str, str], str]:
     if not config.recipe and config.method in _AUTHORS:
         if given:
             raise InputError(
-                f"the licence of these weights is for their authors to say, {given!r} is not: "
-                "--license is for models of one's own"
+                f"these weights were converted: whether {given!r} is their licence is for those who "
+                "trained them to say; a README.md of your own in the folder can say more"
             )
         front, words = _AUTHORS[config.method]
         where = f"[{TITLES[config.method]}]({_REPOSITORIES[config.method]})"
-        return front, f"Converted from a checkpoint of {where}. {words} {clip}"
+        return front, f"Converted from a checkpoint of the authors' code, {where}. {words} {clip}"
     if given:
         return {"license": given}, f"{given}. {clip}"
     if not config.setting:
