@@ -63,7 +63,7 @@ def test_every_recipe_has_a_card_that_the_hub_can_read(converted):
         (
             "cascade-coco-inductive",
             "other",
-            "contradict each other: LICENSE is MIT, the README says",
+            "each other: LICENSE is MIT, the README says CC",
         ),
         ("cliprc-coco-inductive", "unknown", "states no licence, and without one no right"),
     ],

@@ -58,9 +58,9 @@ _AUTHORS: dict[str, tuple[dict[str, str], str]] = {
             "license_name": "mit-and-cc-by-nc-4.0-which-contradict-each-other",
             "license_link": _REPOSITORIES["cascade"],
         },
-        "That repository states two licences that contradict each other: LICENSE is MIT, the README "
-        "says CC BY-NC 4.0, commercial use with the authors' permission only. Ask them before any "
-        "commercial use.",
+        "That repository states two licences that contradict each other: LICENSE is MIT, the "
+        "README says CC BY-NC 4.0, commercial use with the authors' permission only. Ask them "
+        "before any commercial use.",
     ),
     "cliprc": (
         {"license": "unknown"},
@@ -273,8 +273,8 @@ def _licence(config: ModelConfig, given: str) -> tuple[dict[str, str], str]:
     if not config.recipe and config.method in _AUTHORS:
         if given:
             raise InputError(
-                f"these weights were converted: whether {given!r} is their licence is for those who "
-                "trained them to say; a README.md of your own in the folder can say more"
+                f"these weights were converted: whether {given!r} is their licence is for those "
+                "who trained them to say; a README.md of your own in the folder can say more"
             )
         front, words = _AUTHORS[config.method]
         where = f"[{TITLES[config.method]}]({_REPOSITORIES[config.method]})"
