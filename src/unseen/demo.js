@@ -1,8 +1,11 @@
 // What the page does without asking the server: labels as chips, and the regions of a picture.
 
-function showExamples(element, pick) {
+function showExamples(element, props, picked) {
   for (const button of element.querySelectorAll("button"))
-    button.addEventListener("click", () => pick({ name: button.name }));
+    button.addEventListener("click", () => {
+      props.value = button.name;
+      picked();
+    });
 }
 
 function editLabels(element, props, watch, edited) {
@@ -61,6 +64,19 @@ function editLabels(element, props, watch, edited) {
   draw();
 }
 
+function moveSliders(element, props, watch, moved) {
+  const [opacity, threshold, gamma] = element.querySelectorAll("input");
+  element.addEventListener("input", ({ target }) => {
+    target.previousElementSibling.textContent = Number(target.value).toFixed(2);
+    const detail = { opacity: Number(opacity.value), threshold: Number(threshold.value) };
+    if (target !== gamma) window.dispatchEvent(new CustomEvent("look", { detail }));
+  });
+  gamma.addEventListener("change", () => {
+    props.value = Number(gamma.value);
+    moved();
+  });
+}
+
 function showRegions(element, props, watch, download) {
   const room = element.querySelector(".panels");
   let panels = [];
@@ -80,7 +96,7 @@ function showRegions(element, props, watch, download) {
   async function makePanel(value, index) {
     const one = await drawPanel(value, value.results[index], point);
     for (const button of one.node.querySelectorAll(".files button"))
-      button.addEventListener("click", () => download({ kind: button.name, index }));
+      button.addEventListener("click", () => download({ kind: button.name, index, ...look }));
     return one;
   }
 
@@ -97,7 +113,7 @@ function showRegions(element, props, watch, download) {
 }
 
 // One model's regions: `point` is told where in the picture the pointer is, as shares of its sides.
-async function drawPanel({ picture, width, height, other }, result, point) {
+async function drawPanel({ picture, size, width, height, other }, result, point) {
   const labels = [...result.labels, other];
   const none = labels.length - 1;
   const mask = await unpack(result.mask, Uint8Array);
@@ -116,12 +132,12 @@ async function drawPanel({ picture, width, height, other }, result, point) {
   stage.setAttribute("role", "group");
   stage.ariaLabel = `Regions found by ${result.name}: arrow keys read out label and score`;
   const legend = make("ul", { className: "legend" });
-  const missing = make("p", { className: "missing" });
+  const caption = make("p", { className: "caption" });
   const files = make("p", { className: "files" }, "Download");
   for (const [kind, title] of [["mask", "Mask"], ["overlay", "Overlay"], ["coco", "COCO JSON"]])
     files.append(make("button", { name: kind, ariaLabel: `${title} of ${result.name}` }, title));
-  const head = make("h3", {}, result.name, make("small", {}, result.detail));
-  const node = make("section", {}, head, stage, legend, missing, files);
+  const head = make("h2", {}, result.name, make("small", {}, result.detail));
+  const node = make("section", {}, head, stage, legend, caption, files);
 
   function setLook(look) {
     const below = look.threshold ? Math.round((look.threshold + 1) * 32767.5) : 0;
@@ -170,7 +186,8 @@ async function drawPanel({ picture, width, height, other }, result, point) {
       }),
     );
     const absent = labels.slice(0, none).filter((_, i) => !counts[i]);
-    missing.textContent = absent.length ? `Not found: ${absent.map((l) => l.name).join(", ")}` : "";
+    const rest = absent.length ? ` Not found: ${absent.map((one) => one.name).join(", ")}.` : "";
+    caption.textContent = `Share of ${size}, and mean score.${rest}`;
   }
 
   function dim(label) {

@@ -13,11 +13,12 @@ import re
 import socket
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ from unseen.data.images import decode_image
 from unseen.drawing import overlay, palette
 from unseen.errors import InputError, require
 from unseen.miniature.scenes import EXAMPLES, draw_example
-from unseen.segmenter import Segmentation, Segmenter, save_image
+from unseen.segmentation import Segmentation, save_image
+from unseen.segmenter import Segmenter
 from unseen.vocabulary import MINIATURE
 from unseen.writing import write_text
 
@@ -121,8 +123,6 @@ def describe(results: Mapping[str, Segmentation], details: Sequence[str]) -> dic
     first = next(iter(results.values()))
     step = -(-max(first.mask.shape) // SHOWN_SIDE)
     height, width = first.mask[::step, ::step].shape
-    file = io.BytesIO()
-    Image.fromarray(first.image).resize((width, height)).save(file, "WEBP", quality=90)
 
     def pack(values: np.ndarray) -> str:
         return base64.b64encode(zlib.compress(values[::step, ::step].tobytes())).decode()
@@ -131,7 +131,8 @@ def describe(results: Mapping[str, Segmentation], details: Sequence[str]) -> dic
         return None if values is None else pack(np.rint((values + 1) * 32767.5).astype("<u2"))
 
     return {
-        "picture": f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}",
+        "picture": _data_url(Image.fromarray(first.image).resize((width, height))),
+        "size": f"{first.mask.shape[1]} × {first.mask.shape[0]} pixels",
         "width": width,
         "height": height,
         "other": {"name": _other(first), "unseen": False, "colour": list(_OTHER)},
@@ -200,18 +201,294 @@ def _other(result: Segmentation) -> str:
     return next(name for name in ("other", "none of these") if name not in result.labels)
 
 
-
-class Desk:
-    """What the page asks of the models.
+def find(
+    models: Mapping[str, Segmenter],
+    image: UInt8[np.ndarray, "H W 3"],
+    name: str,
+    labels: Sequence[str],
+    gamma: float,
+) -> dict[str, Segmentation]:
+    """Segment a picture with one model, or with two to compare.
 
     Args:
-        models: by title, in the order in which the page offers them.
-    """
+        models: by title.
+        image: the picture.
+        name: what its owner calls it.
+        labels: what to look for.
+        gamma: γ, subtracted from the scores of classes seen in training.
 
-    def __init__(self, models: Mapping[str, Segmenter]) -> None:
-        self.models = models
+    Raises:
+        InputError: labels that cannot be used, or no or too many models.
+    """
+    if not 1 <= len(models) <= 2:
+        raise InputError("choose one model, or two to compare")
+    words = check_labels(labels)
+    return {
+        title: replace(segmenter(image, words, calibration=gamma), source=name)
+        for title, segmenter in models.items()
+    }
+
+
+def describe_model(segmenter: Segmenter, gamma: float) -> str:
+    """Say in a few words what a model is and which γ it was asked with."""
+    config = segmenter.config
+    taught = f"{config.setting}, γ {gamma:.2f}" if config.setting else "nothing trained"
+    return f"{config.method}, {taught}"
+
+
+# The page ----------------------------------------------------------------------------------------
+
+_EXAMPLES = """<div class="examples" role="group" aria-label="Example pictures">{}</div>"""
+_EXAMPLE = """<button type="button" name="{0}" aria-label="Example: {0}"><img src="{1}" alt=""></button>"""
+_LABELS = """<div class="labels"><label for="label">What to look for</label>
+<div class="box"><ul></ul><input id="label" list="words" autocomplete="off" enterkeyhint="done"
+ placeholder="Type a word, then Enter"></div><datalist id="words">{}</datalist>
+<p class="sets">{}<button type="button" name="clear">Clear</button></p></div>"""
+_SLIDERS = """<div class="sliders">
+<label>Opacity <output>{opacity:.2f}</output>
+<input type="range" min="0" max="1" step="0.05" value="{opacity}"></label>
+<label title="What is below is labelled other">Confidence at least <output>0.00</output>
+<input type="range" min="0" max="1" step="0.01" value="0"></label>
+<label title="Taken from the scores of classes that training showed">γ, against seen classes
+<output>{gamma:.2f}</output>
+<input type="range" min="0" max="1" step="0.01" value="{gamma}"></label></div>"""
+_SCROLL = """() => document.querySelector(".panels").scrollIntoView({ block: "nearest" })"""
+_SAVE_FILE = """(file) => {
+  if (file) Object.assign(document.createElement("a"), { href: file.url, download: file.orig_name }).click();
+}"""
+
+
+def build(models: Mapping[str, Segmenter], folder: Path) -> Any:
+    """Return the page, a ``gradio.Blocks``.
+
+    Args:
+        models: by title; the first is chosen to begin with.
+        folder: for files on their way to the browser.
+
+    Raises:
+        MissingExtra: gradio is not installed.
+    """
+    gr = require("gradio", extra="demo")
+    script = files("unseen").joinpath("demo.js").read_text(encoding="utf-8")
+    first = next(iter(models.values())).config
+    sets = DRAWN_SETS if first.vocabulary.name == MINIATURE.name else PHOTO_SETS
+    thumbs = []
+    for name in EXAMPLES:
+        drawn = Image.fromarray(draw_example(name))
+        save_image(drawn, folder / f"{name}.png")
+        thumbs.append(_EXAMPLE.format(name, _data_url(drawn.resize((256, 192)))))
+    words = "".join(f'<option value="{html.escape(word)}">' for word in first.vocabulary.names)
+    buttons = "".join(f'<button type="button" name="{name}">{name}</button>' for name in sets)
 
     def segment(
-        self, path: str, name: str, labels: Sequence[str], titles: Sequence[str], gamma: float
-    ) -> tuple[dict[str, Segmentation], list[str], str]:
-        pass
+        upload: dict[str, Any] | None, labels: list[str], titles: list[str], gamma: float
+    ) -> tuple[Any, Any, Any, str]:
+        if upload is None:
+            return None, None, None, _note("drop a picture, or take one of the drawings")
+        name = upload["orig_name"] or "the picture"
+        try:
+            image = read_upload(upload["path"], name)
+        except InputError as error:
+            return None, None, None, _note(str(error))
+        chosen = {title: models[title] for title in titles}
+        try:
+            results = find(chosen, image, name, labels, gamma)
+        except InputError as error:
+            return gr.skip(), gr.skip(), gr.skip(), _note(str(error))
+        details = [describe_model(segmenter, gamma) for segmenter in chosen.values()]
+        return gr.skip(), results, describe(results, details), ""
+
+    def pick(name: str) -> tuple[str, list[str]]:
+        return str(folder / f"{name}.png"), list(LOOKED_FOR[name])
+
+    def write(
+        results: dict[str, Segmentation] | None,
+        event: gr.EventData,  # type: ignore[name-defined]
+    ) -> tuple[str | None, str]:
+        if not results:
+            return None, _note("The result was let go to save memory: segment once more.")
+        title, result = list(results.items())[event.index]
+        file = write_file(
+            result,
+            event.kind,
+            folder,
+            title=title,
+            opacity=event.opacity,
+            threshold=event.threshold,
+        )
+        return str(file), ""
+
+    with gr.Blocks(analytics_enabled=False, title="unseen", delete_cache=(600, 3600)) as page:
+        gr.HTML(
+            "<h1>unseen</h1><p class='lead'>Name every pixel of a picture with your own words, "
+            "also words whose pixels nobody ever labelled.</p>",
+            elem_classes="head",
+            apply_default_css=False,
+        )
+        results, file = gr.State(), gr.DownloadButton(visible="hidden")
+        with gr.Row():
+            with gr.Column(scale=4, min_width=320):
+                picture = gr.Image(
+                    str(folder / f"{next(iter(EXAMPLES))}.png"),
+                    label="Picture",
+                    sources=["upload", "clipboard"],
+                    placeholder="Drop a picture here, or click to choose one",
+                    type="filepath",
+                    height=240,
+                    buttons=[],
+                )
+                examples = gr.HTML(
+                    "",
+                    html_template=_EXAMPLES.format("".join(thumbs)),
+                    js_on_load=script + "showExamples(element, props, () => trigger('input'));",
+                    elem_classes="unseen",
+                    apply_default_css=False,
+                )
+                labels = gr.HTML(
+                    list(LOOKED_FOR[next(iter(EXAMPLES))]),
+                    html_template=_LABELS.format(words, buttons),
+                    js_on_load=script + "editLabels(element, props, watch, () => trigger('input'));",
+                    elem_classes="unseen",
+                    apply_default_css=False,
+                    sets=sets,
+                    colours=palette(MOST_LABELS + 1).tolist(),
+                )
+                titles = gr.CheckboxGroup(
+                    list(models),
+                    value=list(models)[:1],
+                    label="Model",
+                    info="Two are compared side by side.",
+                    visible=len(models) > 1,
+                )
+                button = gr.Button("Segment", variant="primary")
+            with gr.Column(scale=8, min_width=320):
+                note = gr.HTML("", elem_classes="note", apply_default_css=False)
+                gamma = gr.HTML(
+                    first.calibration,
+                    html_template=_SLIDERS.format(opacity=OPACITY, gamma=first.calibration),
+                    js_on_load=script + "moveSliders(element, props, watch, () => trigger('input'));",
+                    elem_classes="unseen",
+                    apply_default_css=False,
+                )
+                shown = gr.HTML(
+                    None,
+                    html_template='<div class="panels"></div>',
+                    js_on_load=script
+                    + "showRegions(element, props, watch, (what) => trigger('download', what));",
+                    elem_classes="unseen",
+                    apply_default_css=False,
+                    look={"opacity": OPACITY, "threshold": 0},
+                )
+        work = {
+            "fn": segment,
+            "inputs": [picture, labels, titles, gamma],
+            "outputs": [picture, results, shown, note],
+            "preprocess": False,  # gradio would open the picture first, with messages of its own
+            "concurrency_id": "models",
+            "show_progress_on": shown,
+            "api_visibility": "private",
+        }
+        gr.on(
+            [
+                page.load,
+                button.click,
+                picture.upload,
+                picture.clear,
+                labels.input,
+                titles.input,
+                gamma.input,
+            ],
+            trigger_mode="always_last",
+            **work,
+        )
+        picked = examples.input(pick, examples, [picture, labels], api_visibility="private")
+        picked.then(**work)
+        button.click(None, js=_SCROLL)
+        shown.download(write, results, [file, note], api_visibility="private").then(
+            None, file, js=_SAVE_FILE
+        )
+    return page
+
+
+def _note(sentence: str) -> str:
+    if "." not in sentence.split()[0]:  # the name of a file stays as it is
+        sentence = sentence[0].upper() + sentence[1:]
+    return f'<p role="status">{html.escape(sentence)}</p>'
+
+
+def _data_url(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=90)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+@contextmanager
+def serve(
+    models: Mapping[str, Segmenter], *, host: str = "127.0.0.1", port: int = 7860
+) -> Iterator[str]:
+    """Serve the page while within; what was uploaded is removed at the end.
+
+    Args:
+        models: by title; the first is chosen to begin with.
+        host: the address to listen at; ``0.0.0.0`` for every one of this machine.
+        port: the port; 0 for any that is free.
+
+    Yields:
+        the page's address.
+
+    Raises:
+        InputError: the address cannot be listened at.
+        MissingExtra: gradio is not installed.
+    """
+    port = find_port(host, port)
+    with TemporaryDirectory(prefix="unseen-") as folder:
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["GRADIO_TEMP_DIR"] = folder  # where every component that is made keeps files
+        page = build(models, Path(folder))
+        gr = require("gradio", extra="demo")
+        fonts = ["system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif"]
+        theme = gr.themes.Base(
+            primary_hue="blue",
+            neutral_hue="slate",
+            radius_size="lg",
+            font=fonts,
+            font_mono=["ui-monospace", "monospace"],
+        ).set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            pwa=False,
+            ssr_mode=False,
+            mcp_server=False,
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=[],
+            allowed_paths=[],
+            max_file_size=MOST_BYTES,
+            state_session_capacity=SESSIONS,
+            theme=theme,
+            css=files("unseen").joinpath("demo.css").read_text(encoding="utf-8"),
+        )
+        try:
+            yield address
+        finally:
+            page.close(verbose=False)
+
+
+def find_port(host: str, port: int) -> int:
+    """Return the port, or a free one for 0.
+
+    Raises:
+        InputError: it cannot be listened at.
+    """
+    try:
+        with socket.create_server((host, port)) as listening:
+            return int(listening.getsockname()[1])
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"the page cannot be served at {host}:{port} ({reason}): give another --port or --host"
+        ) from None

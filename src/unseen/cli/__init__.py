@@ -15,6 +15,7 @@ import typer
 from unseen.cli.bench import bench
 from unseen.cli.convert import convert
 from unseen.cli.data import data
+from unseen.cli.demo import demo
 from unseen.cli.doctor import doctor
 from unseen.cli.efficiency import efficiency
 from unseen.cli.embed import embed
@@ -41,6 +42,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "embed": embed,
     "efficiency": efficiency,
     "bench": bench,
+    "demo": demo,
 }
 
 FAMILIES: dict[str, typer.Typer] = {"data": data, "doctor": doctor}
