@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,7 @@ class Browser:
 
     def wait(self, expression: str, *, seconds: float = 60) -> Any:
         """Return what an expression is as soon as it is true."""
-        end = time.monotonic() + seconds
-        while not (value := self.evaluate(expression)):
-            assert time.monotonic() < end, f"still not so: {expression}"
-            time.sleep(0.1)
-        return value
+        return wait_until(lambda: self.evaluate(expression), expression, seconds=seconds)
 
     def point(self, selector: str, x: float = 0.5, y: float = 0.5) -> tuple[float, float]:
         """Move the mouse to a place in an element, given as shares of its sides."""
@@ -179,3 +176,12 @@ class Browser:
         os.close(self._in)
         self._process.terminate()
         self._process.wait(timeout=20)
+
+
+def wait_until(look: Callable[[], Any], what: str = "", *, seconds: float = 60) -> Any:
+    """Return what ``look`` returns as soon as it is true."""
+    end = time.monotonic() + seconds
+    while not (value := look()):
+        assert time.monotonic() < end, f"still not so after {seconds} s: {what}"
+        time.sleep(0.1)
+    return value

@@ -177,7 +177,7 @@ async function drawPanel({ picture, size, width, height, other }, result, point)
         const share = (100 * counts[i]) / shown.length;
         const item = make("li", { tabIndex: 0 }, ...named(labels[i]));
         item.append(
-          make("data", { title: "share of the picture" }, `${share.toFixed(share < 10 ? 1 : 0)} %`),
+          make("data", { title: "share of the picture" }, `${share.toFixed(share < 9.95 ? 1 : 0)} %`),
           make("data", { title: "mean score" }, (sums[i] / counts[i]).toFixed(2)),
         );
         for (const kind of ["pointerenter", "focus"]) item.addEventListener(kind, () => dim(i));
