@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -71,9 +72,11 @@ def test_the_shipped_model_knows_every_word_that_is_offered():
 def test_a_picture_is_read_whole_or_reduced(tmp_path):
     drawn = draw_example("wall")
     Image.fromarray(drawn).save(tmp_path / "small.png")
-    np.testing.assert_array_equal(read_upload(str(tmp_path / "small.png"), "small.png"), drawn)
+    np.testing.assert_array_equal(
+        read_upload(str(tmp_path / "small.png"), "small.png", tmp_path), drawn
+    )
     Image.new("RGB", (3 * LONGEST_SIDE, 300), "red").save(tmp_path / "large.png")
-    reduced = read_upload(str(tmp_path / "large.png"), "large.png")
+    reduced = read_upload(str(tmp_path / "large.png"), "large.png", tmp_path)
     assert reduced.shape == (100, LONGEST_SIDE, 3)
     assert (reduced == (255, 0, 0)).all()
 
@@ -82,7 +85,7 @@ def test_a_picture_that_cannot_be_used_is_refused_by_the_name_its_owner_gave_it(
     def refuse(content: bytes, reason: str):
         (tmp_path / "x1f").write_bytes(content)
         with pytest.raises(InputError, match=f"^holiday.png {reason}"):
-            read_upload(str(tmp_path / "x1f"), "holiday.png")
+            read_upload(str(tmp_path / "x1f"), "holiday.png", tmp_path)
 
     whole = (ROOT / "examples" / "wall.png").read_bytes()
     refuse(b"hello", "is no picture")
@@ -94,6 +97,16 @@ def test_a_picture_that_cannot_be_used_is_refused_by_the_name_its_owner_gave_it(
         header = b"IHDR" + struct.pack(">II5B", side, side, 8, 2, 0, 0, 0)
         bomb = whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
         refuse(bomb, "has .*(too many pixels|more than the 100 million)")
+
+
+def test_no_picture_is_read_that_was_not_uploaded(tmp_path):
+    mine, uploads = tmp_path / "mine.png", tmp_path / "uploads"
+    Image.new("RGB", (8, 8)).save(mine)
+    uploads.mkdir()
+    (uploads / "link.png").symlink_to(mine)
+    for path in (mine, uploads / "link.png", uploads / ".." / "mine.png", uploads / "gone.png"):
+        with pytest.raises(InputError, match="^x.png is no longer here"):
+            read_upload(str(path), "x.png", uploads)
 
 
 def test_labels_that_cannot_be_used_are_one_sentence():
@@ -184,6 +197,30 @@ def test_without_gradio_the_extra_is_named(monkeypatch, capsys, tmp_path):
     assert "pip install 'unseen[demo]'" in capsys.readouterr().err
 
 
+def test_models_are_called_by_their_last_name_or_the_whole_path(monkeypatch, tmp_path):
+    given = {}
+
+    def serve(models, **_):
+        given.update(models)
+        raise InputError("enough")
+
+    monkeypatch.setattr("unseen.demo.serve", serve)
+    monkeypatch.setattr(sys.modules["unseen.cli.demo"], "require", lambda *_, **__: None)
+    shipped = ROOT / "src/unseen/miniature/assets/zegclip-miniature-inductive"
+    for folder in ("a/mine", "b/mine"):
+        shutil.copytree(shipped, tmp_path / folder)
+    options = [f"--model={tmp_path / folder}" for folder in ("a/mine", "b/mine")]
+    for arguments, titles in (
+        ([], ["zegclip-miniature-inductive", "CLIP alone, miniature"]),
+        ([*options, "--clip=miniature"], ["mine", f"{tmp_path}/b/mine", "CLIP alone, miniature"]),
+    ):
+        given.clear()
+        monkeypatch.setattr(sys, "argv", ["unseen", "demo", "--port=0", *arguments])
+        with pytest.raises(SystemExit):
+            main()
+        assert list(given) == titles
+
+
 SERVE_AND_LISTEN = """
 import json, os, socket, sys, urllib.error, urllib.request
 from unseen.demo import serve
@@ -207,7 +244,7 @@ models = {"one": Segmenter.from_pretrained("zegclip-miniature-inductive", device
 with serve(models, port=0) as address:
     _, page = get(address)
     refused, _ = get(f"{address}gradio_api/file={sys.argv[1]}")
-    folder = os.environ["GRADIO_TEMP_DIR"]
+    folder = os.path.dirname(os.environ["GRADIO_TEMP_DIR"])
     there = os.path.isdir(folder)
 print(json.dumps([page, refused, there, os.path.isdir(folder), sorted(asked)]))
 """
@@ -315,7 +352,7 @@ def test_a_picture_is_segmented_compared_and_downloaded(window, address, tmp_pat
     # where the cow stands
     window.point(".stage", 0.28, 0.8)
     tip = window.wait(TIP)
-    assert re.fullmatch(r"cow\s+unseen\s+0\.\d\d", tip)
+    assert re.fullmatch(r"cow\s+unseen\s+0\.\d\d · \d\d % sure", tip)
 
     # opacity and threshold are the page's own affair
     before, colour = runs(window), "document.querySelector('canvas').getContext('2d')"
@@ -326,7 +363,7 @@ def test_a_picture_is_segmented_compared_and_downloaded(window, address, tmp_pat
     window.click(".sliders label:nth-child(2) input", 0.995)
     window.wait(f"{LEGEND}.trim().startsWith('other')")
     window.point(".stage", 0.28, 0.8)
-    assert re.fullmatch(r"other\s+cow 0\.\d\d", window.wait(TIP))
+    assert re.fullmatch(r"other\s+cow 0\.\d\d · .*", window.wait(TIP))
     window.click(".sliders label:nth-child(2) input", 0.5)
     threshold = float(window.evaluate("document.querySelectorAll('.sliders output')[1].innerText"))
     assert runs(window) == before
@@ -425,7 +462,7 @@ def test_the_keyboard_alone_is_enough(window, address, tmp_path, width):
     first = window.wait(TIP)
     for _ in range(5):
         window.press("ArrowLeft", shift=True)
-    assert re.search(r"0\.\d\d$", first) and window.wait(TIP)
+    assert re.search(r"0\.\d\d · ", first) and window.wait(TIP) != first
     window.press("Escape")
     assert window.evaluate(TIP) == ""
     tab_to(".files button[name=mask]")

@@ -60,6 +60,8 @@ function editLabels(element, props, watch, edited) {
     button.addEventListener("click", () =>
       button.name === "clear" ? change([]) : add(props.sets[button.name].join()),
     );
+  const suggestions = props.words.map((value) => make("option", { value }));
+  element.querySelector("datalist").append(...suggestions);
   watch("value", draw);
   draw();
 }

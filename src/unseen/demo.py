@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import numpy as np
@@ -68,17 +68,21 @@ PHOTO_SETS = {
 }
 
 
-def read_upload(path: str, name: str) -> UInt8[np.ndarray, "H W 3"]:
+def read_upload(path: str, name: str, folder: Path) -> UInt8[np.ndarray, "H W 3"]:
     """Read a picture, reduced where it is longer than ``LONGEST_SIDE``.
 
     Args:
         path: the file.
         name: what its owner calls it.
+        folder: where uploads are; a request may name any other file of this machine.
 
     Raises:
-        InputError: no picture, a broken or a huge one.
+        InputError: no picture, a broken or a huge one, or one that is not in the folder.
     """
-    content = Path(path).read_bytes()
+    file = Path(path).resolve()
+    if not (file.is_relative_to(folder.resolve()) and file.is_file()):
+        raise InputError(f"{name} is no longer here: drop it once more")
+    content = file.read_bytes()
     width, height = 0, 0
     with suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as header:
@@ -240,18 +244,20 @@ def describe_model(segmenter: Segmenter, gamma: float) -> str:
 
 # The page ----------------------------------------------------------------------------------------
 
+# Gradio evaluates templates: nothing that a model or a user says may be put into them
 _EXAMPLES = """<div class="examples" role="group" aria-label="Example pictures">{}</div>"""
 _EXAMPLE = (
     """<button type="button" name="{0}" aria-label="Example: {0}"><img src="{1}" alt=""></button>"""
 )
 _LABELS = """<div class="labels"><label for="label">What to look for</label>
 <div class="box"><ul></ul><input id="label" list="words" autocomplete="off" enterkeyhint="done"
- placeholder="Type a word, then Enter"></div><datalist id="words">{}</datalist>
+ placeholder="Type a word, then Enter"></div><datalist id="words"></datalist>
 <p class="sets">{}<button type="button" name="clear">Clear</button></p></div>"""
 _SLIDERS = """<div class="sliders">
 <label>Opacity <output>{opacity:.2f}</output>
 <input type="range" min="0" max="1" step="0.05" value="{opacity}"></label>
-<label title="What is below is labelled other">Confidence at least <output>0.00</output>
+<label title="Below it, or below the score of models not calibrated: other">
+Confidence at least <output>0.00</output>
 <input type="range" min="0" max="1" step="0.01" value="0"></label>
 <label title="Taken from the scores of classes that training showed">γ, against seen classes
 <output>{gamma:.2f}</output>
@@ -263,12 +269,13 @@ _SAVE_FILE = """(file) => {
 }"""
 
 
-def build(models: Mapping[str, Segmenter], folder: Path) -> Any:
+def build(models: Mapping[str, Segmenter], own: Path, uploads: Path) -> Any:
     """Return the page, a ``gradio.Blocks``.
 
     Args:
         models: by title; the first is chosen to begin with.
-        folder: for files on their way to the browser.
+        own: folder for examples and files to be downloaded; gradio gives copies away.
+        uploads: where gradio keeps its files, and lets them go after a while.
 
     Raises:
         MissingExtra: gradio is not installed.
@@ -280,19 +287,18 @@ def build(models: Mapping[str, Segmenter], folder: Path) -> Any:
     thumbs = []
     for name in EXAMPLES:
         drawn = Image.fromarray(draw_example(name))
-        save_image(drawn, folder / f"{name}.png")
+        save_image(drawn, own / f"{name}.png")
         thumbs.append(_EXAMPLE.format(name, _data_url(drawn.resize((256, 192)))))
-    words = "".join(f'<option value="{html.escape(word)}">' for word in first.vocabulary.names)
     buttons = "".join(f'<button type="button" name="{name}">{name}</button>' for name in sets)
 
     def segment(
         upload: dict[str, Any] | None, labels: list[str], titles: list[str], gamma: float
     ) -> tuple[Any, Any, Any, str]:
         if upload is None:
-            return None, *clear()
+            return gr.skip(), *clear()  # one may be on its way meanwhile
         name = upload["orig_name"] or "the picture"
         try:
-            image = read_upload(upload["path"], name)
+            image = read_upload(upload["path"], name, uploads)
         except InputError as error:
             return None, None, None, _note(str(error))
         chosen = {title: models[title] for title in titles}
@@ -307,7 +313,7 @@ def build(models: Mapping[str, Segmenter], folder: Path) -> Any:
         return None, None, _note("drop a picture, or take one of the drawings")
 
     def pick(name: str) -> tuple[str, list[str]]:
-        return str(folder / f"{name}.png"), list(LOOKED_FOR[name])
+        return str(own / f"{name}.png"), list(LOOKED_FOR[name])
 
     def write(
         results: dict[str, Segmentation] | None,
@@ -319,7 +325,7 @@ def build(models: Mapping[str, Segmenter], folder: Path) -> Any:
         file = write_file(
             result,
             event.kind,
-            folder,
+            Path(mkdtemp(dir=own)),
             title=title,
             opacity=event.opacity,
             threshold=event.threshold,
@@ -337,7 +343,7 @@ def build(models: Mapping[str, Segmenter], folder: Path) -> Any:
         with gr.Row():
             with gr.Column(scale=4, min_width=320):
                 picture = gr.Image(
-                    str(folder / f"{next(iter(EXAMPLES))}.png"),
+                    str(own / f"{next(iter(EXAMPLES))}.png"),
                     label="Picture",
                     sources=["upload", "clipboard"],
                     placeholder="Drop a picture here, or click to choose one",
@@ -354,12 +360,13 @@ def build(models: Mapping[str, Segmenter], folder: Path) -> Any:
                 )
                 labels = gr.HTML(
                     list(LOOKED_FOR[next(iter(EXAMPLES))]),
-                    html_template=_LABELS.format(words, buttons),
+                    html_template=_LABELS.format(buttons),
                     js_on_load=script
                     + "editLabels(element, props, watch, () => trigger('input'));",
                     elem_classes="unseen",
                     apply_default_css=False,
                     sets=sets,
+                    words=first.vocabulary.names,
                     colours=palette(MOST_LABELS + 1).tolist(),
                 )
                 titles = gr.CheckboxGroup(
@@ -453,9 +460,10 @@ def serve(
     """
     port = find_port(host, port)
     with TemporaryDirectory(prefix="unseen-") as folder:
+        own, uploads = Path(folder, "own"), Path(folder, "uploads")
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        os.environ["GRADIO_TEMP_DIR"] = folder  # where every component that is made keeps files
-        page = build(models, Path(folder))
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # read by every component that is made
+        page = build(models, own, uploads)
         gr = require("gradio", extra="demo")
         fonts = ["system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif"]
         theme = gr.themes.Base(
