@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,64 @@ class Browser:
         answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
         return answer["result"].get("value")
 
+    def wait(self, expression: str, *, seconds: float = 60) -> Any:
+        """Return what an expression is as soon as it is true."""
+        return wait_until(lambda: self.evaluate(expression), expression, seconds=seconds)
+
+    def point(self, selector: str, x: float = 0.5, y: float = 0.5) -> tuple[float, float]:
+        """Move the mouse to a place in an element, given as shares of its sides."""
+        box = self.evaluate(
+            f"(() => {{ const node = document.querySelector({json.dumps(selector)});"
+            "node.scrollIntoView({block: 'center'}); const box = node.getBoundingClientRect();"
+            "return [box.left, box.top, box.width, box.height] })()"
+        )
+        place = box[0] + x * box[2], box[1] + y * box[3]
+        self.ask("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
+        return place
+
+    def click(self, selector: str, x: float = 0.5, y: float = 0.5) -> None:
+        """Click an element with the left button of the mouse."""
+        place = self.point(selector, x, y)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.ask(
+                "Input.dispatchMouseEvent",
+                type=kind,
+                x=place[0],
+                y=place[1],
+                button="left",
+                clickCount=1,
+            )
+
+    def write(self, text: str) -> None:
+        """Type into what has the focus."""
+        self.ask("Input.insertText", text=text)
+
+    def press(self, key: str, *, shift: bool = False) -> None:
+        """Press a key: ``Tab``, ``Enter``, ``ArrowLeft``…"""
+        code = {"Tab": 9, "Enter": 13, " ": 32, "ArrowLeft": 37, "ArrowUp": 38}
+        code |= {"ArrowRight": 39, "ArrowDown": 40, "Backspace": 8, "Escape": 27}
+        text = {"Enter": "\r", " ": " "}.get(key, "")
+        for kind in ("keyDown" if text else "rawKeyDown", "keyUp"):
+            self.ask(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code={" ": "Space"}.get(key, key),
+                text=text if kind == "keyDown" else "",
+                windowsVirtualKeyCode=code[key],
+                modifiers=8 * shift,
+            )
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Give a file to an input for files."""
+        root = self.ask("DOM.getDocument")["root"]["nodeId"]
+        node = self.ask("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.ask("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+    def download_to(self, folder: Path) -> None:
+        """Keep what the page downloads in a folder."""
+        self.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
     def screenshot(self, path: Path) -> None:
         """Write a picture of the whole page."""
         whole = self.ask("Page.captureScreenshot", captureBeyondViewport=True, format="png")
@@ -116,3 +176,12 @@ class Browser:
         os.close(self._in)
         self._process.terminate()
         self._process.wait(timeout=20)
+
+
+def wait_until(look: Callable[[], Any], what: str = "", *, seconds: float = 60) -> Any:
+    """Return what ``look`` returns as soon as it is true."""
+    end = time.monotonic() + seconds
+    while not (value := look()):
+        assert time.monotonic() < end, f"still not so after {seconds} s: {what}"
+        time.sleep(0.1)
+    return value

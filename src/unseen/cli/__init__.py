@@ -17,6 +17,7 @@ from unseen.cli.calibrate import calibrate
 from unseen.cli.card import card
 from unseen.cli.convert import convert
 from unseen.cli.data import data
+from unseen.cli.demo import demo
 from unseen.cli.doctor import doctor
 from unseen.cli.efficiency import efficiency
 from unseen.cli.embed import embed
@@ -47,6 +48,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "card": card,
     "push": push,
+    "demo": demo,
 }
 
 FAMILIES: dict[str, typer.Typer] = {"data": data, "doctor": doctor}

@@ -3,6 +3,7 @@
 from importlib.resources.abc import Traversable
 
 import numpy as np
+from jaxtyping import UInt8
 
 from unseen.data.datasets import Sample
 from unseen.errors import InputError
@@ -11,6 +12,10 @@ from unseen.vocabulary import MINIATURE, Vocabulary
 
 SPLITS = {"train": (0, 100_000), "val": (1, 300), "test": (2, 500)}
 """The first number of the scenes' seeds, and how many scenes the split has."""
+
+EXAMPLES = {"wall": 559, "harbour": 603, "snow": 328}
+"""Pictures to try things on: last numbers of seeds whose first no split has. Chosen among 700
+because the shipped model does well on them."""
 
 
 class Scenes:
@@ -49,3 +54,8 @@ class Scenes:
             raise IndexError(index)
         scene = self._world.scene(self._seed, index)
         return Sample(np.ascontiguousarray(scene.image), scene.mask, f"{self.split}-{index:05d}")
+
+
+def draw_example(name: str) -> UInt8[np.ndarray, "384 512 3"]:
+    """Draw one of ``EXAMPLES``, larger than what models of the miniature are trained on."""
+    return World(size=(384, 512), things=(2, 4)).scene(7, EXAMPLES[name]).image
