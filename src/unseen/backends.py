@@ -7,6 +7,7 @@ are to be embedded. onnxruntime and OpenVINO execute nothing but the operators o
 
 import hashlib
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -105,7 +106,7 @@ class TorchBackend:
         self.model = model.to(device).eval()
         self.device, self.precision = device, precision
         self.vision = model.encoder.clip.config
-        self.name = "torch, compiled" if compile else "torch"
+        self.name, self.compiled = "torch, compiled" if compile else "torch", compile
         self._run = torch.compile(self.model) if compile else self.model
 
     def __call__(
@@ -122,6 +123,28 @@ class TorchBackend:
                 f"torch.compile does not do it here ({reason}): run without compiling"
             ) from error
         return logits.float()
+
+    def run_each(
+        self,
+        image: Float[Tensor, "B 3 H W"],
+        counts: Sequence[int],
+        texts: Sequence[Float[Tensor, "_ D"]],
+    ) -> list[Float[Tensor, "..."]]:
+        """Encode images at once, then score some of them in a row by each text.
+
+        Args:
+            image: RGB in [0, 1].
+            counts: how many images belong to each text.
+            texts: class embeddings, of any number of classes each.
+        """
+        found, start = [], 0
+        with autocast(self.precision, self.device):
+            features = self.model.encode(image)
+            for count, text in zip(counts, texts, strict=True):
+                own = features.part(slice(start, start + count))
+                found.append(self.model.head(own, text.to(image.dtype)).logits.float())
+                start += count
+        return found
 
     def digest(self) -> str:
         """Return a hash of the weights."""
