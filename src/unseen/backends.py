@@ -7,6 +7,7 @@ are to be embedded. onnxruntime and OpenVINO execute nothing but the operators o
 
 import hashlib
 import os
+import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -214,7 +215,7 @@ class OpenVinoBackend:
         check_precision(precision, ("fp32", "bf16"), "OpenVINO")
         openvino = require("openvino", extra="openvino")
         self.device, self.vision, self.precision = torch.device("cpu"), vision, precision
-        self._path = path
+        self._path, self._alone = path, threading.Lock()
         settings = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -229,7 +230,8 @@ class OpenVinoBackend:
         self, image: Float[Tensor, "B 3 H W"], text: Float[Tensor, "C D"]
     ) -> Float[Tensor, "B C h w"]:
         given = {"image": image.numpy(), "text": text.numpy()}
-        return torch.from_numpy(self._model(given)[0])
+        with self._alone:  # a compiled model has one request to work with
+            return torch.from_numpy(self._model(given)[0])
 
     def digest(self) -> str:
         """Return a hash of the files."""

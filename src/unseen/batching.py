@@ -15,7 +15,7 @@ class _Call:
 
     def __init__(self, image: Float[Tensor, "B 3 H W"], text: Float[Tensor, "C D"]) -> None:
         self.image, self.text = image, text
-        self.waiting, self.done = True, False
+        self.done = False
         self.logits: Tensor | None = None
         self.error: Exception | None = None
 
@@ -30,10 +30,10 @@ class _Call:
 class SharedBackend:
     """Run a model for several threads; each calls it as if it were its own.
 
-    Whoever comes while ``passes`` others compute waits, and whoever is next takes the windows of
-    all that wait along: the image encoder does not know the labels, so one pass of it serves calls
-    with any text, and the head is asked for each. Exported and compiled models, which have no
-    encoder of their own, take calls with the same text along.
+    Who comes while ``passes`` others compute waits. Who is next takes along the windows of all that
+    wait: the image encoder does not know the labels, so one pass of it serves calls with any text,
+    and the head is asked for each. Exported and compiled models are not in such parts, and take
+    along only calls with the same text.
 
     Args:
         backend: what runs the model.
@@ -58,11 +58,12 @@ class SharedBackend:
         with self._changed:
             self._waiting.append(call)
             self._changed.wait_for(
-                lambda: call.done or (call.waiting and self._running < self._passes)
+                lambda: call.done or (self._running < self._passes and self._waiting[:1] == [call])
             )
             if not call.done:
-                taken = self._take(call)
+                taken = self._take()
                 self._running += 1
+                self._changed.notify_all()  # another pass may be free for who is first now
         if taken:
             self._compute(taken)
         if call.error is not None:
@@ -70,18 +71,16 @@ class SharedBackend:
         assert call.logits is not None
         return call.logits
 
-    def _take(self, call: _Call) -> list[_Call]:
-        """Take a call and those that can be computed with it from the waiting ones, in order."""
-        taken, pixels = [call], call.image[:, 0].numel()
-        for other in self._waiting:
+    def _take(self) -> list[_Call]:
+        """Take the call that waits longest and those that can be computed with it."""
+        first, *others = self._waiting
+        taken, pixels = [first], first.image[:, 0].numel()
+        for other in others:
             more = other.image[:, 0].numel()
-            fits = pixels + more <= self._most
-            if other is not call and fits and other.joins(call, same_text=not self._split):
+            if pixels + more <= self._most and first.joins(other, same_text=not self._split):
                 taken.append(other)
                 pixels += more
-        for one in taken:
-            one.waiting = False
-        self._waiting = [one for one in self._waiting if one.waiting]
+        self._waiting = [call for call in self._waiting if call not in taken]
         return taken
 
     def _compute(self, calls: Sequence[_Call]) -> None:

@@ -245,7 +245,7 @@ class Late(Exception):
 
 def make_app(
     segmenters: Mapping[str, Segmenter],
-    limits: Limits = Limits(),  # noqa: B008
+    limits: Limits = Limits(),
     *,
     workers: int = 2,
     passes: int = 2,
@@ -253,7 +253,7 @@ def make_app(
     """Return the server as an ASGI application.
 
     Args:
-        segmenters: the models by name; the first is the default. Their backends become shared ones.
+        segmenters: the models by name; the first is the default.
         limits: what a request may ask for.
         workers: threads that decode, segment and encode, a request each.
         passes: how many of them may compute at once; what waits meanwhile is computed together.
@@ -262,9 +262,7 @@ def make_app(
         InputError: a model without a text encoder.
     """
     words = {name: Words(segmenter) for name, segmenter in segmenters.items()}
-    for segmenter in segmenters.values():
-        most = 2**18 if segmenter.device.type == "cpu" else 2**22
-        segmenter.backend = SharedBackend(segmenter.backend, passes=passes, most=most)
+    segmenters = {name: share(segmenter, passes) for name, segmenter in segmenters.items()}
     inside: set[int] = set()
     first = next(iter(segmenters))
 
@@ -377,13 +375,22 @@ def make_app(
     return app
 
 
+def share(segmenter: Segmenter, passes: int) -> Segmenter:
+    """Return the same model for several threads, of which some may compute at once."""
+    most = 2**18 if segmenter.device.type == "cpu" else 2**22
+    shared = segmenter.shown_at()
+    shared.backend = SharedBackend(segmenter.backend, passes=passes, most=most)
+    return shared
+
+
 async def wait(
     request: Request, future: "Future[Response]", stopped: threading.Event, seconds: float
 ) -> Response:
     """Return what a worker answers, unless it takes too long or the client leaves."""
     answer, gone = asyncio.wrap_future(future), asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait({answer, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [answer, gone]
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
             return answer.result()
         begun = future.running()
@@ -454,9 +461,7 @@ def decode(content: bytes) -> UInt8[np.ndarray, "H W 3"]:
     """
     try:
         return decode_image(content, "the picture", formats=FORMATS)
-    except InputError:
-        raise
-    except MemoryError:
+    except (InputError, MemoryError):
         raise
     except Exception:  # whatever decoders raise on what is broken
         raise _no_picture() from None

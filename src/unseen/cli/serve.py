@@ -76,6 +76,7 @@ def serve(
     import torch
     import uvicorn
 
+    from unseen.backends import is_exported
     from unseen.segmenter import resolve_device
     from unseen.server import Limits, make_app
 
@@ -86,8 +87,9 @@ def serve(
     if resolve_device(device).type == "cpu":
         cores = torch.get_num_threads()
         workers = workers or min(cores, 4)
-        passes = min(workers, cores)
-        torch.set_num_threads(cores // passes)  # before exported models take as many
+        # a core a picture wastes none on waiting; exported models are quick with all of them
+        passes = 1 if any(map(is_exported, sources)) else min(workers, cores)
+        torch.set_num_threads(cores // passes)
     else:
         workers, passes = workers or 8, 1
     loaded = [load_segmenter(source, None, device, precision) for source in sources]

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ _JPEG = (b"\xff\xd8\xff", b"\xff\xd9")  # how a JPEG begins and ends
 
 @contextmanager
 def open_picture(
-    path: Path, content: bytes | None = None, formats: Sequence[str] | None = None
+    path: Path, content: bytes | None = None, formats: tuple[str, ...] | None = None
 ) -> Iterator[Image.Image]:
     """Open and decode a picture; whatever is wrong with it becomes one sentence.
 
@@ -75,7 +75,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def decode_image(
-    content: bytes, name: str, *, formats: Sequence[str] | None = None
+    content: bytes, name: str, *, formats: tuple[str, ...] | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Decode the content of a picture's file, as ``read_image`` does; errors call it ``name``.
 
