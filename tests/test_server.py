@@ -160,6 +160,7 @@ def test_requests_of_mixed_sizes_and_labels_at_once_get_what_they_asked_for(segm
         ({"labels": "sky, unicorn"}, "does not know the word 'unicorn'"),
         ({"labels": ",".join(f"sky {i}" for i in range(201))}, "200 labels, got 201"),
         ({"labels": "s" * 101}, "100 characters, got one of 101"),
+        ({"labels": "sky\x00"}, "labels must be words, got 'sky\\x00'"),
         ({"model": "../shipped"}, "there is no model '../shipped' here: expected shipped"),
         ({"format": "svg"}, "format: input should be 'png', 'coco' or 'polygons'"),
         ({"threshold": "2"}, "threshold: input should be less than or equal to 1"),
@@ -183,9 +184,11 @@ def test_a_request_that_is_no_form_is_refused(client):
     assert_refused(client.post("/segment", json={"labels": "sky"}), 415, "multipart/form-data")
     assert_refused(client.post("/segment", content=b"labels=sky"), 415, "curl -F")
     broken = {"content-type": "multipart/form-data; boundary=x"}
-    assert_refused(client.post("/segment", content=b"--y", headers=broken), 400, "is broken")
+    assert_refused(
+        client.post("/segment", content=b"--y", headers=broken), 400, "the body cannot be read"
+    )
     without = {"content-type": "multipart/form-data"}
-    assert_refused(client.post("/segment", content=b"--y", headers=without), 400, "is broken")
+    assert_refused(client.post("/segment", content=b"--y", headers=without), 400, "boundary")
     only = client.post("/segment", files={"labels": b"sky"})
     assert_refused(only, 422, "picture: it is missing")
     text = client.post("/segment", data={"picture": "photo.jpg"}, files={"x": b""})
@@ -273,7 +276,6 @@ def test_a_request_that_does_not_arrive_is_given_up(segmenter):
 
 def test_the_work_for_a_client_who_left_is_given_up(held):
     app = make_app({"held": held}, workers=1)
-    app.state.before = None
     release = threading.Timer(0.2, held.free.set)
     release.start()
     written = []

@@ -350,7 +350,9 @@ def make_app(
     ) -> Response:
         """Give every pixel of a picture the likeliest of the labels."""
         if model not in segmenters:
-            raise InputError(f"there is no model {model!r} here: expected {', '.join(segmenters)}")
+            raise InputError(
+                f"there is no model {model[:40]!r} here: expected {', '.join(segmenters)}"
+            )
         names = read_words(labels, limits)
         content = await picture.read()
         await run_in_threadpool(check_picture, content, limits)
@@ -428,6 +430,8 @@ def read_words(labels: Sequence[str], limits: Limits) -> tuple[str, ...]:
                 f"a label may have {limits.label_length} characters, got one of {len(name)}: "
                 "shorten it"
             )
+        if not name.isprintable():
+            raise InputError(f"labels must be words, got {name!r}")
     return Vocabulary("labels", tuple(names)).names
 
 
@@ -566,7 +570,7 @@ def _refuse_in_sentences(app: FastAPI) -> None:
     @app.exception_handler(PlainHTTPException)
     async def _(_: Request, error: PlainHTTPException) -> Response:
         sentence = {
-            400: "the multipart body is broken: let a library write it",
+            400: f"the body cannot be read ({error.detail.rstrip('.')}): let a library write it",
             404: f"there is nothing at this address: there are {_ADDRESSES}",
             405: f"this address is asked otherwise: there are {_ADDRESSES}",
         }.get(error.status_code, error.detail)

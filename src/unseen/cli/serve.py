@@ -71,6 +71,7 @@ def serve(
     for package in ("fastapi", "python_multipart", "uvicorn"):
         require(package, extra="serve")
 
+    import logging
     import warnings
 
     import torch
@@ -104,8 +105,9 @@ def serve(
         seconds=timeout,
     )
     app = make_app(dict(zip(names, loaded, strict=True)), limits, workers=workers, passes=passes)
-    # what is odd about strangers' pictures is not the owner's concern, and Python remembers each
+    # what is odd about strangers' requests is not the owner's concern, and Python remembers each
     warnings.simplefilter("ignore")
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     say(f"serving {', '.join(names)} at http://{host}:{port}; Ctrl-C ends it, after what it does")
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended what it did
         uvicorn.run(
