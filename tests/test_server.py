@@ -195,6 +195,7 @@ def test_a_request_that_is_no_form_is_refused(client):
     assert_refused(text, 422, "picture: it must be sent as a file")
     assert_refused(client.get("/"), 404, "POST /segment")
     assert_refused(client.get("/segment"), 405, "POST /segment")
+    assert_refused(client.post("/healthz"), 405, "POST /segment")
 
 
 def test_large_pictures_are_refused_by_their_header(client):

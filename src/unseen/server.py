@@ -25,6 +25,7 @@ from fastapi.responses import JSONResponse
 from jaxtyping import Float, UInt8
 from PIL import Image, PngImagePlugin
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as PlainHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -138,13 +139,14 @@ class Gate:
     Args:
         app: what is behind it.
         limits: the bounds.
+        inside: an entry for every request that is let in.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, inside: set[int]) -> None:
         self.app, self.limits, self.inside = app, limits, inside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", "/segment"):
             await self.app(scope, receive, send)
             return
         body = Body(receive, self.limits)
@@ -263,7 +265,7 @@ def make_app(
     """
     words = {name: Words(segmenter) for name, segmenter in segmenters.items()}
     segmenters = {name: share(segmenter, passes) for name, segmenter in segmenters.items()}
-    inside: set[int] = set()
+    inside: set[int] = set()  # requests that were let in
     first = next(iter(segmenters))
 
     @asynccontextmanager
@@ -332,7 +334,7 @@ def make_app(
             str, Form(min_length=1, max_length=limits.label_length, description="Its name.")
         ] = "other",
         calibration: Annotated[
-            float | None,
+            float | SkipJsonSchema[None],  # a form has no null
             Form(
                 allow_inf_nan=False,
                 description="γ, subtracted from the scores of words seen in training; by default "
