@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Integer
 
 from unseen.checkpoints import ModelConfig
+from unseen.confidence import Confidence, fit_curve
 from unseen.data.datasets import Dataset, Sample
 from unseen.embeddings import TextEmbeddings
 from unseen.errors import InputError
 from unseen.journal import Journal
 from unseen.methods import METHODS, maskclip
-from unseen.metrics import Scores, add_sparse, to_sparse
+from unseen.metrics import BINS, UNIT, Scores, add_sparse, count_reliability, to_sparse
 from unseen.processes import ALONE, Processes
 from unseen.readout import find_best
 from unseen.recipes import VOCABULARY_OF, Source
@@ -205,6 +206,59 @@ def calibration_curve(
         float(gamma): Scores(matrix, dataset.vocabulary)
         for gamma, matrix in zip(order, matrices, strict=True)
     }
+
+
+class _Bins:
+    """Counts, by bins of the score, how often names that training showed, or did not, are right."""
+
+    def __init__(self, taught: Sequence[bool]) -> None:
+        self._taught = np.array(taught)
+        self.counts = np.zeros((2, 3, BINS), np.int64)
+
+    def look(self, one: Judged) -> list[list[list[int]]]:
+        valid = one.sample.labels != IGNORE
+        right = one.prediction == one.sample.labels
+        taught = self._taught[one.result.mask]
+        return [
+            count_reliability(right[here], one.result.scores[here]).tolist()
+            for here in (valid & taught, valid & ~taught)
+        ]
+
+    def add(self, kept: list[list[list[int]]]) -> None:
+        self.counts += np.array(kept)
+
+
+def measure_confidence(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    *,
+    labels: Vocabulary | TextEmbeddings | None = None,
+    processes: Processes = ALONE,
+    journal: Journal | None = None,
+) -> Confidence:
+    """Measure how often labels of a score are right, on pictures that no result is reported on.
+
+    By bins of the score, made to rise with it.
+
+    Args:
+        segmenter: what is judged.
+        dataset: pictures with label maps.
+        labels: the names offered to the model, all of the data set's by default.
+        processes: as in ``evaluate``.
+        journal: as in ``evaluate``.
+
+    Raises:
+        InputError: as ``evaluate``; or no pixel is labelled.
+    """
+    embeddings, _ = _offer(segmenter, dataset, labels)
+    bins = _Bins(segmenter.is_taught(embeddings.vocabulary.names))
+    evaluate(
+        segmenter, dataset, labels=embeddings, keep=[bins], processes=processes, journal=journal
+    )
+    if not bins.counts.any():
+        raise InputError("no pixel of these pictures is labelled: there is nothing to measure on")
+    seen, unseen = (fit_curve(counts, UNIT) for counts in bins.counts)
+    return Confidence(seen, unseen)
 
 
 def default_source(config: ModelConfig) -> Source:

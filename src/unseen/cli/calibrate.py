@@ -1,0 +1,82 @@
+"""``unseen calibrate``."""
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unseen.cli.options import Device, JournalFolder, Json, say
+from unseen.errors import InputError
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Folder of a model; its config.json is changed.")],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Data set. [default: what the model was trained on]"),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Folder of a data set that is on disk.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="Part of it that no result is reported on.")
+    ] = "val",
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="Only this many pictures.")
+    ] = None,
+    device: Device = "auto",
+    journal: JournalFolder = None,
+    json: Json = False,
+) -> None:
+    """Measure how often a model is right at each of its scores, and note it in its folder.
+
+    From then on every pixel has a confidence: how likely its label is right, among the names and
+    in pictures such as those it was measured on. Scores and labels stay as they are.
+
+    \b
+    unseen calibrate runs/mine --split val
+    unseen calibrate zegclip-coco --data coco --root data/coco --split train --count 500
+    unseen segment photo.jpg --model zegclip-coco --labels "cat, sofa" --threshold 0.5
+    """
+    from dataclasses import asdict
+
+    from unseen.catalogue import open_dataset
+    from unseen.checkpoints import read_description
+    from unseen.data.datasets import Subset
+    from unseen.evaluation import default_source, measure_confidence
+    from unseen.journal import Journal
+    from unseen.metrics import markdown
+    from unseen.processes import Processes
+    from unseen.segmenter import Segmenter
+    from unseen.writing import write_text
+
+    if not model.is_dir():
+        raise InputError(f"{model} is no folder of a model: what is noted must have a place")
+    processes = Processes.started()
+    processes.take_gpu()
+    segmenter = Segmenter.from_pretrained(model, device=device)
+    source = default_source(segmenter.config)
+    name, place = (data, root) if data else (source.name, root or source.root or None)
+    dataset = open_dataset(name, split, root=place)
+    if count:
+        dataset = Subset(dataset, count)
+    written = None
+    if journal:
+        named = segmenter.embed(dataset.vocabulary)
+        written = Journal(journal, segmenter.conditions(named) | {"for": "calibrate"})
+    measured = measure_confidence(segmenter, dataset, processes=processes, journal=written)
+    if processes.rank:
+        return
+    noted = read_description(model) | {"confidence": asdict(measured)}
+    write_text(model / "config.json", json_module.dumps(noted, indent=1) + "\n")
+    if json:
+        print(json_module.dumps(asdict(measured), indent=1))
+    else:
+        rows = [
+            [kind, f"{score:.2f}", f"{share:.2f}"]
+            for kind, curve in asdict(measured).items()
+            for score, share in zip(*curve, strict=True)
+        ]
+        print(markdown(["names", "score", "share right"], rows))
+    say(f"noted in {model}: from {len(dataset)} pictures of {name}, {split}")

@@ -1,0 +1,76 @@
+"""How likely a label is right, measured on pictures that no result is reported on."""
+
+import json
+from dataclasses import asdict, replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unseen.confidence import Confidence, rise
+from unseen.data.datasets import Subset
+from unseen.errors import InputError
+from unseen.evaluation import evaluate, measure_confidence
+from unseen.miniature.scenes import Scenes
+from unseen.segmenter import Segmenter
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 1)), min_size=1, max_size=8))
+def test_rising_values_are_the_nearest_there_are(pairs: list[tuple[float, float]]):
+    """Against the min-max formula of isotonic regression."""
+    values, weights = (np.array(one) for one in zip(*pairs, strict=True))
+    found = rise(values, weights)
+    count = len(values)
+    for i in range(count):
+        slow = max(
+            min(np.average(values[j : k + 1], weights=weights[j : k + 1]) for k in range(i, count))
+            for j in range(i + 1)
+        )
+        assert found[i] == pytest.approx(slow)
+    assert all(low <= high for low, high in pairwise(found))
+
+
+def test_confidence_is_nearer_to_the_truth_than_scores_are(segmenter: Segmenter):
+    measured = measure_confidence(segmenter, Subset(Scenes("val"), 12))
+    config = replace(segmenter.config, confidence=measured)
+    sure = Segmenter(segmenter.backend, segmenter.text, config)
+    plain = Segmenter(segmenter.backend, segmenter.text, replace(config, confidence=None))
+    before, after = (evaluate(one, Subset(Scenes("test"), 12)) for one in (plain, sure))
+    assert (before.matrix == after.matrix).all()
+    assert after.calibration_error < before.calibration_error
+    assert measure_confidence(sure, Subset(Scenes("val"), 12)) == measured  # of scores, as before
+
+
+def test_names_that_training_showed_have_a_curve_of_their_own():
+    sure = Confidence(seen=((0.2, 0.6), (0.0, 1.0)), unseen=((0.0, 0.4), (0.5, 0.7)))
+    scores = np.array([[0.4, 0.4], [0.9, 0.0]], np.float32)
+    mask = np.array([[0, 1], [0, 1]])
+    assert sure(scores, mask, [True, False]) == pytest.approx(np.array([[0.5, 0.7], [1.0, 0.5]]))
+    alone = Confidence(unseen=sure.unseen)  # of a model that was shown none
+    assert alone(scores, mask, [True, False]) == pytest.approx(np.array([[0.7, 0.7], [0.7, 0.5]]))
+    assert Confidence.from_dict(json.loads(json.dumps(asdict(sure)))) == sure
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"seen": [[0.1], [0.2, 0.3]]}, {"seen": [["a"], [0.1]]}, {"unseen": [[0.1]]}, [1]]
+)
+def test_what_is_no_curve_is_refused(told):
+    with pytest.raises((TypeError, AttributeError)):
+        Confidence.from_dict(told)
+
+
+def test_pictures_without_labels_tell_nothing(segmenter: Segmenter):
+    class Unlabelled:
+        vocabulary = Scenes("val").vocabulary
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int):
+            sample = Scenes("val")[index]
+            return sample._replace(labels=np.full_like(sample.labels, 255))
+
+    with pytest.raises(InputError, match="no pixel of these pictures is labelled"):
+        measure_confidence(segmenter, Unlabelled())
