@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import io
 import json
-import socket
 import struct
 import sys
 import threading
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2 as httpx
 import numpy as np
@@ -199,7 +199,7 @@ def test_a_request_that_is_no_form_is_refused(client):
 
 
 def test_large_pictures_are_refused_by_their_header(client):
-    for size in ((10_000, 10_000), (4001, 4000), (2**31 - 1, 2**31 - 1)):
+    for size in ((10_000, 10_000), (4001, 4000), (2**15 + 1, 1), (2**31 - 1, 2**31 - 1)):
         assert_refused(post(client, png_header(*size)), 413, "16 megapixels")
     assert_refused(post(client, png_header(40, 30)), 422, "broken picture")
 
@@ -340,17 +340,25 @@ def test_every_answer_is_described(client):
         assert client.get(path).status_code == 404
 
 
-def test_shutting_down_finishes_what_runs_and_lets_nobody_in(held):
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        port = place.getsockname()[1]
-    app = make_app({"held": held})
-    running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
+@contextlib.contextmanager
+def listening(app):
+    """Run a server in a thread; yield it and its address."""
+    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
     thread = threading.Thread(target=running.run)
     thread.start()
     wait_until(lambda: running.started)
-    address = f"http://127.0.0.1:{port}"
-    with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=address, timeout=60) as client:
+    yield running, f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
+    running.should_exit = True
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_shutting_down_finishes_what_runs_and_lets_nobody_in(held):
+    with (
+        listening(make_app({"held": held})) as (running, address),
+        ThreadPoolExecutor(1) as pool,
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
         answer = pool.submit(post, client)
         assert held.begun.acquire(timeout=60)
         running.should_exit = True
@@ -359,8 +367,16 @@ def test_shutting_down_finishes_what_runs_and_lets_nobody_in(held):
             httpx.get(f"{address}/healthz")
         held.free.set()
         assert answer.result(60).status_code == 200
-    thread.join(60)
-    assert not thread.is_alive()
+
+
+def test_the_client_of_the_documents_gets_a_mask(segmenter, monkeypatch, capsys):
+    root = Path(__file__).parent.parent
+    monkeypatch.chdir(root)
+    page = (root / "docs" / "serving.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    with listening(make_app({"shipped": segmenter})) as (_, address):
+        exec(code.replace("http://localhost:8000", address), {})
+    assert capsys.readouterr().out == "(512, 384) ['giraffe', 'bear', 'sky']\n"
 
 
 def test_the_command_serves_what_it_is_told_to(capsys, monkeypatch):

@@ -43,6 +43,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What pictures may be. Pillow reads many more; the fewer decoders meet strangers' files, the
 better, and one of them starts another program."""
 
+LONGEST = 2**15
+"""Pixels of a picture's longer side: memory for the rest of one is of its pixels, not its sides."""
+
 WORDS = 4096
 """Words of each model whose embeddings are kept."""
 
@@ -451,11 +454,11 @@ def check_picture(content: bytes, limits: Limits) -> None:
         width = height = 2**16  # it has more than Pillow opens
     except Exception:  # whatever decoders raise on what is broken
         raise _no_picture() from None
-    if width * height > limits.pixels:
+    if width * height > limits.pixels or max(width, height) > LONGEST:
         raise HTTPException(
             413,
-            f"a picture may have {limits.pixels / 1e6:g} megapixels, this one has more: make it "
-            "smaller",
+            f"a picture may have {limits.pixels / 1e6:g} megapixels, and {LONGEST} pixels on a "
+            "side, this one has more: make it smaller",
         )
 
 
