@@ -7,6 +7,8 @@ are to be embedded. onnxruntime and OpenVINO execute nothing but the operators o
 
 import hashlib
 import os
+import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -105,7 +107,7 @@ class TorchBackend:
         self.model = model.to(device).eval()
         self.device, self.precision = device, precision
         self.vision = model.encoder.clip.config
-        self.name = "torch, compiled" if compile else "torch"
+        self.name, self.compiled = "torch, compiled" if compile else "torch", compile
         self._run = torch.compile(self.model) if compile else self.model
 
     def __call__(
@@ -122,6 +124,28 @@ class TorchBackend:
                 f"torch.compile does not do it here ({reason}): run without compiling"
             ) from error
         return logits.float()
+
+    def run_each(
+        self,
+        image: Float[Tensor, "B 3 H W"],
+        counts: Sequence[int],
+        texts: Sequence[Float[Tensor, "_ D"]],
+    ) -> list[Float[Tensor, "..."]]:
+        """Encode images at once, then score some of them in a row by each text.
+
+        Args:
+            image: RGB in [0, 1].
+            counts: how many images belong to each text.
+            texts: class embeddings, of any number of classes each.
+        """
+        found, start = [], 0
+        with autocast(self.precision, self.device):
+            features = self.model.encode(image)
+            for count, text in zip(counts, texts, strict=True):
+                own = features.part(slice(start, start + count))
+                found.append(self.model.head(own, text.to(image.dtype)).logits.float())
+                start += count
+        return found
 
     def digest(self) -> str:
         """Return a hash of the weights."""
@@ -191,7 +215,7 @@ class OpenVinoBackend:
         check_precision(precision, ("fp32", "bf16"), "OpenVINO")
         openvino = require("openvino", extra="openvino")
         self.device, self.vision, self.precision = torch.device("cpu"), vision, precision
-        self._path = path
+        self._path, self._alone = path, threading.Lock()
         settings = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -206,7 +230,8 @@ class OpenVinoBackend:
         self, image: Float[Tensor, "B 3 H W"], text: Float[Tensor, "C D"]
     ) -> Float[Tensor, "B C h w"]:
         given = {"image": image.numpy(), "text": text.numpy()}
-        return torch.from_numpy(self._model(given)[0])
+        with self._alone:  # a compiled model has one request to work with
+            return torch.from_numpy(self._model(given)[0])
 
     def digest(self) -> str:
         """Return a hash of the files."""

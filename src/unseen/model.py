@@ -30,6 +30,12 @@ class ImageFeatures(NamedTuple):
     stages: tuple[Float[Tensor, "B D h w"], ...] = ()
     regions: Float[Tensor, "B D r r"] | None = None
 
+    def part(self, images: slice) -> "ImageFeatures":
+        """Return what is told of some of the images."""
+        stages = tuple(stage[images] for stage in self.stages)
+        regions = None if self.regions is None else self.regions[images]
+        return ImageFeatures(self.cls[images], self.patches[images], stages, regions)
+
 
 class Encoder(nn.Module):
     """What turns normalised images (B, 3, H, W) into ``ImageFeatures``; its CLIP is frozen."""
@@ -86,6 +92,14 @@ class SegmentationModel(nn.Module):
             image: RGB in [0, 1].
             text: one embedding a class; used as given, not normalised again.
         """
-        features: ImageFeatures = self.encoder((image - self.mean) / self.std)
-        prediction: Prediction = self.head(features, text.to(image.dtype))
+        prediction: Prediction = self.head(self.encode(image), text.to(image.dtype))
         return prediction
+
+    def encode(self, image: Float[Tensor, "B 3 H W"]) -> ImageFeatures:
+        """Return what the encoder tells of images, which is the same whatever is looked for.
+
+        Args:
+            image: RGB in [0, 1].
+        """
+        features: ImageFeatures = self.encoder((image - self.mean) / self.std)
+        return features

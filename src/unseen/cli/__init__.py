@@ -29,12 +29,14 @@ from unseen.cli.recipes import recipes
 from unseen.cli.reproduce import reproduce
 from unseen.cli.runs import runs
 from unseen.cli.segment import segment
+from unseen.cli.serve import serve
 from unseen.cli.train import train
 from unseen.errors import InputError, MissingExtra
 from unseen.interruption import Interrupted
 
 VERBS: dict[str, Callable[..., None]] = {
     "segment": segment,
+    "serve": serve,
     "evaluate": evaluate,
     "calibrate": calibrate,
     "train": train,

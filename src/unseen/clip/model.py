@@ -259,21 +259,24 @@ class TextEncoder(nn.Module):
         x = self.ln_final(self.transformer(x, self.causal_mask[:length, :length]))
         return x[torch.arange(len(x)), tokens.argmax(dim=-1)] @ self.text_projection
 
-    @torch.no_grad()
     def embed(self, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "C D"]:
         """Embed class names: each template's embedding normalised, averaged, normalised again.
 
         Raises:
             InputError: a name the tokenizer cannot take.
         """
-        rows = []
         # one class at a time: memory does not grow with the vocabulary
-        for name in track(names, "reading labels"):
-            tokens = self.tokenizer([template.format(name) for template in templates])
-            tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]  # causal: padding is unread
-            sentences = F.normalize(self(tokens.to(self.causal_mask.device)), dim=-1)
-            rows.append(F.normalize(sentences.mean(dim=0), dim=-1))
-        return torch.stack(rows)
+        return torch.stack(
+            [self.embed_name(name, templates) for name in track(names, "reading labels")]
+        )
+
+    @torch.no_grad()
+    def embed_name(self, name: str, templates: Sequence[str]) -> Float[Tensor, " D"]:
+        """Embed a class name, as ``embed`` does each of several."""
+        tokens = self.tokenizer([template.format(name) for template in templates])
+        tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]  # causal: padding is unread
+        sentences = F.normalize(self(tokens.to(self.causal_mask.device)), dim=-1)
+        return F.normalize(sentences.mean(dim=0), dim=-1)
 
 
 class CLIP(nn.Module):

@@ -19,17 +19,21 @@ _JPEG = (b"\xff\xd8\xff", b"\xff\xd9")  # how a JPEG begins and ends
 
 
 @contextmanager
-def open_picture(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+def open_picture(
+    path: Path, content: bytes | None = None, formats: tuple[str, ...] | None = None
+) -> Iterator[Image.Image]:
     """Open and decode a picture; whatever is wrong with it becomes one sentence.
 
     Args:
         path: the file, or only what to call it.
         content: the file's content, if it is in memory.
+        formats: Pillow's names of those to be tried; by default all.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path if content is None else io.BytesIO(content)) as image:
+            file = path if content is None else io.BytesIO(content)
+            with Image.open(file, formats=formats) as image:
                 image.load()
                 yield image
     except FileNotFoundError:
@@ -70,8 +74,15 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
         return to_rgb(image)
 
 
-def decode_image(content: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
+def decode_image(
+    content: bytes, name: str, *, formats: tuple[str, ...] | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
     """Decode the content of a picture's file, as ``read_image`` does; errors call it ``name``.
+
+    Args:
+        content: the file's.
+        name: what to call it.
+        formats: Pillow's names of those to be tried; by default all.
 
     Raises:
         InputError: it is no whole picture.
@@ -79,7 +90,7 @@ def decode_image(content: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
     plain = _decode_plain_jpeg(content)
     if plain is not None:
         return plain
-    with open_picture(Path(name), content) as image:
+    with open_picture(Path(name), content, formats) as image:
         return to_rgb(image)
 
 
