@@ -33,7 +33,8 @@ COSTED = [
 
 def list_commands() -> str:
     """Return the commands that convert the authors' files, as a block of shell."""
-    return "\n".join(["```bash", *(entry.command() for entry in PUBLISHED.values()), "```"])
+    mark = "<!-- not run: needs the authors' file -->"
+    return "\n".join([mark, "```bash", *(entry.command() for entry in PUBLISHED.values()), "```"])
 
 
 def list_costs() -> str:

@@ -329,7 +329,10 @@ def table(results: Results) -> str:
                 [
                     contender.title,
                     setting or "training-free",
-                    *(spread([one[column] for one in scores]) for column in COLUMNS),
+                    *(
+                        "–" if None in (values := [one[column] for one in scores]) else spread(values)
+                        for column in COLUMNS
+                    ),
                     spread(chosen) if setting == "inductive" else "",
                     f"{found[0]['trainable_parameters'] / 1e3:,.0f} k" if setting else "–",
                     spread([f["training_seconds"] / 60 for f in found]) if setting else "–",
