@@ -14,7 +14,7 @@ from documents import DOCUMENTS, ROOT, Block, list_commands, read_blocks
 from unseen import METHODS
 from unseen.cli import main
 
-NEVER_RUN = {"pip install": "installs packages", "pytest": "is what runs this"}
+NEVER_RUN = {"pip install": "installs packages", "pytest": "runs these tests"}
 """Commands that need no comment, by how they begin."""
 
 
