@@ -42,7 +42,8 @@ from unseen.efficiency import clock, hardware
 from unseen.export import export_model
 from unseen.learning import make_optimizer
 from unseen.metrics import markdown
-from unseen.segmenter import Segmentation, Segmenter
+from unseen.segmentation import Segmentation
+from unseen.segmenter import Segmenter
 
 
 def plain_picture(segmenter: Segmenter, case: Case) -> Callable[[], object]:

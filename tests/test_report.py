@@ -20,7 +20,7 @@ from unseen.evaluation import Judged
 from unseen.metrics import Scores, chance
 from unseen.page import KINDS, errors, html, write_report
 from unseen.report import Record, Report, check_folder, shrink
-from unseen.segmenter import Segmentation
+from unseen.segmentation import Segmentation
 from unseen.sizes import SizeScores
 from unseen.vocabulary import Vocabulary
 from unseen.writing import write_folder

@@ -1,10 +1,12 @@
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from unseen.checkpoints import ModelConfig
@@ -13,6 +15,7 @@ from unseen.embeddings import TextEmbeddings
 from unseen.errors import InputError
 from unseen.methods import zegclip
 from unseen.miniature.world import MICRO
+from unseen.readout import score_map
 from unseen.segmenter import Segmenter, resolve_device
 from unseen.vocabulary import VOC20, Vocabulary
 
@@ -57,6 +60,72 @@ def test_paths_pil_images_and_arrays_give_the_same(micro, tmp_path):
         assert (micro(picture, ["bus", "sky"]).mask == first.mask).all()
 
 
+def test_a_list_gives_a_list_and_an_iterator_one_at_a_time(micro, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    first = micro(image, "bus, sky")
+    listed = micro([image, tmp_path / "a.png"], "bus, sky")
+    assert [one.source for one in listed] == ["", str(tmp_path / "a.png")]
+    assert all((one.mask == first.mask).all() for one in listed)
+    taken = []
+    lazy = micro((taken.append(i) or image for i in range(1000)), "bus, sky")
+    assert (next(lazy).mask == first.mask).all() and taken == [0]
+
+
+def test_a_broken_picture_is_named_and_skipped_where_that_is_wished(micro, tmp_path):
+    image = np.zeros((50, 60, 3), np.uint8)
+    (tmp_path / "a.png").write_text("words")
+    with pytest.raises(InputError, match="a.png is no picture"):
+        micro([image, tmp_path / "a.png", image], "bus, sky")
+    with pytest.warns(UserWarning, match="skipped: .*a.png is no picture"):
+        found = micro([image, tmp_path / "a.png", image], "bus, sky", skip_broken=True)
+    assert len(found) == 2
+
+
+def test_a_label_can_stand_for_several_words(micro):
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    words = micro(image, ["bus", "lorry", "sky", "boat"])
+    found = micro(image, {"vehicle": ["bus", "lorry"], "sky": "sky", "boat": ["boat"]})
+    assert found.labels == ("vehicle", "sky", "boat")
+    assert (found.mask == np.array([0, 0, 1, 2])[words.mask]).all()
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_margins_are_what_a_slow_loop_finds(micro, tta):
+    image = np.random.default_rng(0).integers(0, 256, (48, 60, 3), dtype=np.uint8)
+    names = "bus, sky, boat, lorry"
+    found = micro(image, names, margins=True, tta=tta)
+    assert micro(image, names).margins is None
+    views = micro.views(image, names, tta=tta)
+    total = 0
+    for view in views:
+        scores = F.interpolate(score_map(view)[None], image.shape[:2], mode="bilinear")[0]
+        scores = scores.flip(2) if view.flipped else scores
+        total = total + (scores.softmax(0) * view.weight if tta else scores)
+    best = (total / sum(view.weight for view in views)).topk(2, dim=0).values
+    assert found.margins == pytest.approx((best[0] - best[1]).numpy(), abs=1e-5)
+    assert found.scores == pytest.approx(best[0].numpy(), abs=1e-5)
+    alone = micro(image, ["bus"], margins=True)
+    assert (alone.margins == alone.scores).all()
+
+
+def test_confidence_follows_the_curve_and_decides_what_is_rejected(micro):
+    image = np.random.default_rng(0).integers(0, 256, (48, 60, 3), dtype=np.uint8)
+    plain = micro(image, "bus, sky")
+    middle = float(np.median(plain.scores))
+    assert plain.confidence is None
+    assert (micro(image, "bus, sky", threshold=middle).mask == 2).sum() == (
+        plain.scores < middle
+    ).sum()
+    curve = ((middle - 1, middle + 1), (0.0, 1.0))
+    sure = Segmenter(micro.model, micro.text, replace(micro.config, confidence=curve), device="cpu")
+    found = sure(image, "bus, sky")
+    assert found.confidence == pytest.approx((plain.scores - middle + 1) / 2, abs=1e-5)
+    rejected = sure(image, "bus, sky", threshold=0.5, other="nothing")
+    assert rejected.labels[-1] == "nothing"
+    assert (rejected.mask_of("nothing") == (found.confidence < 0.5)).all()
+
+
 def test_the_vocabulary_is_an_argument_of_any_length(micro):
     image = np.zeros((48, 48, 3), np.uint8)
     for names in (["bus"], list(MICRO.names), ["sky", "boat"]):
@@ -93,12 +162,12 @@ def test_very_long_pictures_are_held_at_a_limit_with_a_warning(micro):
 def test_arrays_that_are_no_pictures_get_one_sentence():
     code = """
 import numpy as np
-from unseen.segmenter import InputError, as_array
+from unseen.pictures import InputError, as_array
 for thing in (["a.png"], None):
     try:
         as_array(thing)
     except InputError as error:
-        assert "expected one picture" in str(error)
+        assert "expected a picture" in str(error)
     else:
         raise SystemExit(f"{thing} was taken")
 for shape, dtype in ((4, 4), "u1"), ((4, 4, 4), "u1"), ((4, 4, 3), "f4"), ((0, 4, 3), "u1"):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from unseen.recipes import RECIPES as RECIPES
     from unseen.recipes import Recipe as Recipe
     from unseen.recipes import Source as Source
-    from unseen.segmenter import Segmentation as Segmentation
+    from unseen.segmentation import Segmentation as Segmentation
     from unseen.segmenter import Segmenter as Segmenter
     from unseen.training import fit as fit
     from unseen.vocabulary import VOCABULARIES as VOCABULARIES
@@ -46,7 +46,7 @@ _HOMES = {
     "Source": "recipes",
     "Scenes": "miniature.scenes",
     "Scores": "metrics",
-    "Segmentation": "segmenter",
+    "Segmentation": "segmentation",
     "SegmentationModel": "model",
     "Segmenter": "segmenter",
     "TextEmbeddings": "embeddings",

@@ -48,6 +48,8 @@ class ModelConfig:
         stride: step from one window to the next.
         clip: where the CLIP comes from that an adapter-only folder leaves out.
         recipe: how it was trained.
+        confidence: scores in order and, at each, the share of pixels whose label was right on the
+            pictures of ``unseen calibrate``; empty before it.
         versions: of unseen and torch, when it was saved.
     """
 
@@ -61,6 +63,7 @@ class ModelConfig:
     stride: int = 426
     clip: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
+    confidence: tuple[tuple[float, ...], ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
 
     @property

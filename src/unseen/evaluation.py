@@ -19,7 +19,8 @@ from unseen.metrics import Scores, add_sparse, to_sparse
 from unseen.processes import ALONE, Processes
 from unseen.readout import find_best
 from unseen.recipes import VOCABULARY_OF, Source
-from unseen.segmenter import Segmentation, Segmenter
+from unseen.segmentation import Segmentation
+from unseen.segmenter import Segmenter
 from unseen.vocabulary import IGNORE, Vocabulary
 
 GAMMAS = tuple(i / 20 for i in range(21))
@@ -124,7 +125,8 @@ def evaluate(
     def look(sample: Sample) -> list[Any]:
         result = segmenter(sample.image, embeddings, calibration=calibration, limit=None, tta=tta)
         prediction = positions[result.mask]
-        scores = Scores.count(prediction, sample.labels, dataset.vocabulary, result.scores)
+        sure = result.scores if result.confidence is None else result.confidence
+        scores = Scores.count(prediction, sample.labels, dataset.vocabulary, sure)
         one = Judged(sample, result, prediction, scores)
         for see in watch:
             see(one)

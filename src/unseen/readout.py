@@ -424,6 +424,36 @@ def find_likeliest(
     return mask, best
 
 
+@torch.inference_mode()
+def find_margins(views: Sequence[View], size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+    """Return how far each pixel's best score is above its second best; the best of a sole class.
+
+    Args:
+        views: one, whose scores are compared, or several, whose mean probabilities are.
+        size: (height, width) of the picture.
+    """
+    everywhere = [Enlarged(view, size) for view in views]
+    classes = torch.arange(len(views[0].bias), device=views[0].logits.device)
+    weight = sum(view.weight for view in views)
+    margins = np.zeros(size, np.float32)
+    most = _SCORES.get(classes.device.type, 2**22)
+    tiles: list[Tile] = [((0, size[0]), (0, size[1]))]
+    while tiles:
+        tile = tiles.pop()
+        place = slice(*tile[0]), slice(*tile[1])
+        if len(classes) * margins[place].size > most and margins[place].size > 1:
+            tiles += halve(tile)
+            continue
+        scores = [one.scores(tile, classes) for one in everywhere]
+        if len(views) > 1:
+            scores = [
+                s.softmax(dim=2) * v.weight / weight for s, v in zip(scores, views, strict=True)
+            ]
+        best = torch.stack(scores).sum(dim=0).topk(min(2, len(classes)), dim=2).values
+        margins[place] = (best[..., 0] - (best[..., 1] if len(classes) > 1 else 0)).cpu().numpy()
+    return margins
+
+
 def view_sides(short_side: int) -> dict[int, int]:
     """Return the short sides at which a picture is looked at several times, and how often each.
 

@@ -4,17 +4,16 @@ import hashlib
 import math
 import tempfile
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, UInt8
-from PIL import Image
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from unseen.backends import Backend, TorchBackend, is_exported, load_exported
@@ -26,95 +25,48 @@ from unseen.checkpoints import (
     shipped_clip,
 )
 from unseen.clip import TextEncoder, fingerprint, load_clip
-from unseen.data.images import read_image, to_rgb
 from unseen.data.transforms import fit_short_side, resize_image
-from unseen.drawing import mask_image, overlay
 from unseen.embeddings import TextEmbeddings, cached
 from unseen.errors import InputError
 from unseen.hub import upload
 from unseen.methods import METHODS
 from unseen.model import SegmentationModel
-from unseen.readout import View, Windows, find_best, find_likeliest, score_map, view_sides
+from unseen.pictures import Picture, as_array
+from unseen.pictures import name as name_picture
+from unseen.readout import (
+    View,
+    Windows,
+    find_best,
+    find_likeliest,
+    find_margins,
+    score_map,
+    view_sides,
+)
+from unseen.segmentation import Segmentation
 from unseen.vocabulary import Vocabulary, read_vocabulary
-from unseen.writing import write_whole
 
 LONGEST_SIDE = 4096
 """Where ``Segmenter`` stops enlarging a very elongated picture, in pixels."""
 
+
+class How(TypedDict, total=False):
+    """What a call may say beside the picture and its labels: the arguments of ``stream``."""
+
+    skip_broken: bool
+    calibration: float | None
+    threshold: float
+    other: str
+    margins: bool
+    limit: int | None
+    tta: bool
+
+
 _BATCH = {"cpu": 2**18, "cuda": 2**22}
 """Pixels that are shown to the model at once: one window of 512, and 16."""
 
-Picture = str | Path | Image.Image | UInt8[np.ndarray, "H W 3"]
 Labels = str | Sequence[str] | Vocabulary | TextEmbeddings
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Segmentation:
-    """A segmented picture.
-
-    Args:
-        mask: (H, W) int64, positions in ``labels``.
-        labels: the names.
-        scores: (H, W) float32, the score of each pixel's label: its sigmoid, averaged over windows,
-            less γ for seen classes; of several views, the mean of their probabilities.
-        image: (H, W, 3) uint8, the picture.
-        unseen: the labels whose masks the model's training never showed; none if there was none.
-    """
-
-    mask: Integer[np.ndarray, "H W"]
-    labels: tuple[str, ...]
-    scores: Float[np.ndarray, "H W"]
-    image: UInt8[np.ndarray, "H W 3"]
-    unseen: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        height, width = self.mask.shape
-        found = ", ".join(f"{one['label']} {one['share']:.0%}" for one in self.regions()[:5])
-        return f"<Segmentation of {width}×{height} pixels into {len(self.labels)} labels: {found}>"
-
-    def overlay(self, *, opacity: float = 0.55) -> Image.Image:
-        """Paint the mask over the picture, with a legend."""
-        return overlay(self.image, self.mask, self.labels, marked=self.unseen, opacity=opacity)
-
-    def mask_image(self) -> Image.Image:
-        """Return the mask as a palette image whose index is the label."""
-        return mask_image(self.mask, len(self.labels))
-
-    def regions(self) -> list[dict[str, Any]]:
-        """List the labels found, largest first: share of the picture, mean score, unseen or not."""
-        areas = np.bincount(self.mask.ravel(), minlength=len(self.labels))
-        sums = np.bincount(self.mask.ravel(), self.scores.ravel(), minlength=len(self.labels))
-        return [
-            {
-                "label": self.labels[i],
-                "share": round(float(areas[i] / self.mask.size), 4),
-                "score": round(float(sums[i] / areas[i]), 4),
-                "unseen": self.labels[i] in self.unseen,
-            }
-            for i in np.argsort(-areas, kind="stable")
-            if areas[i]
-        ]
-
-    def save(self, path: str | Path) -> None:
-        """Write the overlay to ``path``."""
-        save_image(self.overlay(), path)
-
-
-def save_image(image: Image.Image, path: str | Path) -> None:
-    """Write a picture, in the format of the path's suffix.
-
-    Raises:
-        InputError: the path cannot be written, or its suffix names no format.
-    """
-    path = Path(path)
-    check_picture_name(path)
-    write_whole(path, lambda part: image.save(part))
-
-
-def check_picture_name(path: Path) -> None:
-    """Refuse a path whose suffix names no format of pictures."""
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise InputError(f"{path} names no format of pictures: end it in .png")
+Groups = Mapping[str, str | Sequence[str]]
+"""Labels, each with the words that it stands for."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -424,36 +376,117 @@ class Segmenter:
         logits = [self.backend(batch, text) for batch in crops.split(count)]
         return View(torch.cat(logits), windows, bias, config.window)
 
+    @overload
+    def __call__(
+        self, picture: Picture, labels: Labels | Groups, **how: Unpack[How]
+    ) -> Segmentation: ...
+
+    @overload
+    def __call__(
+        self, picture: list[Any] | tuple[Any, ...], labels: Labels | Groups, **how: Unpack[How]
+    ) -> list[Segmentation]: ...
+
+    @overload
+    def __call__(
+        self, picture: Iterator[Picture], labels: Labels | Groups, **how: Unpack[How]
+    ) -> Iterator[Segmentation]: ...
+
     def __call__(
         self,
-        picture: Picture,
-        labels: Labels,
-        *,
-        calibration: float | None = None,
-        limit: int | None = LONGEST_SIDE,
-        tta: bool = False,
-    ) -> Segmentation:
+        picture: Picture | list[Any] | tuple[Any, ...] | Iterator[Picture],
+        labels: Labels | Groups,
+        **how: Unpack[How],
+    ) -> Segmentation | list[Segmentation] | Iterator[Segmentation]:
         """Give every pixel the likeliest of the labels.
 
         Args:
-            picture: path, PIL image, or (H, W, 3) uint8 RGB array.
-            labels: names, a vocabulary or its name, or embeddings made before.
-            calibration: γ to subtract from the scores of seen classes; the model's own by default.
-            limit: longest side in pixels that the picture is enlarged to, None for no limit.
-            tta: look at the picture at the authors' scales and mirrored, and average; 8 passes,
-                most of them larger, for one.
+            picture: path, http or https address, PIL image, (H, W, 3) uint8 RGB array, or (3, H, W)
+                tensor; a list of them gives a list; an iterator gives an iterator, which holds one
+                at a time.
+            labels: names, a vocabulary or its name, or embeddings made before. A mapping gives
+                several words to a name: ``{"cat": ["cat", "kitten"], "background": ["sky",
+                "wall"]}``.
+            how: as in ``stream``.
 
         Raises:
             InputError: a picture that cannot be read, or labels that cannot be used.
         """
-        image, embeddings = as_array(picture), self.embed(labels)
+        if isinstance(picture, Iterator):
+            return self.stream(picture, labels, **how)
+        if isinstance(picture, (list, tuple)):
+            return list(self.stream(picture, labels, **how))
+        return next(self.stream([picture], labels, **how))
+
+    def stream(
+        self,
+        pictures: Iterable[Picture],
+        labels: Labels | Groups,
+        *,
+        skip_broken: bool = False,
+        calibration: float | None = None,
+        threshold: float = 0.0,
+        other: str = "other",
+        margins: bool = False,
+        limit: int | None = LONGEST_SIDE,
+        tta: bool = False,
+    ) -> Iterator[Segmentation]:
+        """Segment pictures one after the other, however many, in the memory of one.
+
+        Args:
+            pictures: each as for a call.
+            labels: as for a call.
+            skip_broken: warn of pictures that cannot be read, and go on with the next.
+            calibration: γ to subtract from the scores of seen classes; the model's own by default.
+            threshold: least confidence that leaves a pixel its label; of a model without
+                ``unseen calibrate``, least score.
+            other: the label of pixels below the threshold, added as the last if there is one.
+            margins: find also how far the best score is above the second best.
+            limit: longest side in pixels that a picture is enlarged to, None for no limit.
+            tta: look at pictures at the authors' scales and mirrored, and average; 8 passes, most
+                of them larger, for one.
+
+        Raises:
+            InputError: as a call.
+        """
+        words, groups = _flatten(labels)
+        embeddings = self.embed(words)
+        for picture in pictures:
+            try:
+                image = as_array(picture)
+            except InputError as error:
+                if not skip_broken:
+                    raise
+                warnings.warn(f"skipped: {error}", stacklevel=2)
+                continue
+            found = self._segment(image, embeddings, calibration, margins, limit, tta)
+            found = replace(found, source=name_picture(picture))
+            found = found.merge(groups) if groups else found
+            yield found.reject(threshold, other) if threshold else found
+
+    def _segment(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        embeddings: TextEmbeddings,
+        calibration: float | None,
+        margins: bool,
+        limit: int | None,
+        tta: bool,
+    ) -> Segmentation:
         views = self.views(image, embeddings, calibration=calibration, limit=limit, tta=tta)
         size = (image.shape[0], image.shape[1])
         mask, best = find_likeliest(views, size) if tta else find_best(views[0], size)
         names = embeddings.vocabulary.names
         taught = self.is_taught(names)
         unseen = [name for name, known in zip(names, taught, strict=True) if not known]
-        return Segmentation(mask, names, best, image, tuple(unseen if self.config.setting else ()))
+        return Segmentation(
+            mask,
+            names,
+            best,
+            image,
+            tuple(unseen if self.config.setting else ()),
+            confidence=find_confidence(best, self.config.confidence),
+            margins=find_margins(views, size) if margins else None,
+        )
 
     def score_map(
         self,
@@ -525,19 +558,26 @@ class Segmenter:
             )
 
 
-def as_array(picture: Picture) -> UInt8[np.ndarray, "H W 3"]:
-    """Return a picture, given in any way, as 8-bit RGB."""
-    if isinstance(picture, (str, Path)):
-        return read_image(picture)
-    if isinstance(picture, Image.Image):
-        return to_rgb(picture)
-    if not isinstance(picture, np.ndarray):
-        raise InputError(
-            f"expected one picture: a path, a PIL image or an array; got a {type(picture).__name__}"
-        )
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
-        raise InputError(
-            "an array must be a picture of (height, width, 3) and uint8, RGB; "
-            f"got {picture.shape} and {picture.dtype}"
-        )
-    return picture
+def find_confidence(
+    scores: Float[np.ndarray, "H W"], curve: Sequence[Sequence[float]]
+) -> Float[np.ndarray, "H W"] | None:
+    """Return how likely labels of these scores are right, by a model's curve; None without one.
+
+    Args:
+        scores: of the labels.
+        curve: two rows, scores in order and the share of right pixels at each.
+    """
+    if not curve:
+        return None
+    levels, shares = curve
+    return np.interp(scores, np.array(levels), np.array(shares)).astype(np.float32)
+
+
+def _flatten(labels: Labels | Groups) -> tuple[Labels, dict[str, list[str]]]:
+    """Return the words to look for, and which of them are one label."""
+    if not isinstance(labels, Mapping):
+        return labels, {}
+    groups = {
+        name: [words] if isinstance(words, str) else list(words) for name, words in labels.items()
+    }
+    return [word for words in groups.values() for word in words], groups

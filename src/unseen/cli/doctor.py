@@ -51,7 +51,7 @@ def data(
     """
     from unseen.catalogue import open_dataset
     from unseen.data.doctor import draw_sheet, examine
-    from unseen.segmenter import check_picture_name, save_image
+    from unseen.segmentation import check_picture_name, save_image
 
     if out is not None:
         check_picture_name(out)

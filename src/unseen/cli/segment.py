@@ -68,7 +68,7 @@ def segment(
     from unseen.data.images import read_image
     from unseen.journal import Journal, digest
     from unseen.processes import Processes
-    from unseen.segmenter import save_image
+    from unseen.segmentation import save_image
 
     if labels is None and text is None and model is None:
         raise InputError(
