@@ -91,7 +91,9 @@ def test_a_document_works_from_top_to_end(path, slow, monkeypatch, tmp_path, rec
 
 
 def test_other_tests_that_the_documents_name_are_there():
-    source = "\n".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    source = "\n".join(
+        path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")
+    )
     named = [b.says for p in DOCUMENTS for b in read_blocks(p) if b.mark == "tested by"]
     for name in named:
         assert re.search(rf"^def {name}\(", source, re.MULTILINE), name
