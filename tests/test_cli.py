@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
 
@@ -36,7 +37,9 @@ from unseen.miniature.pretrain import tiny_clip
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
 from unseen.recipes import EVALUATIONS, RECIPES, Source
+from unseen.segmenter import Segmenter
 from unseen.sizes import BINS, Areas, SizeScores
+from unseen.video import write_video
 from unseen.vocabulary import (
     CAMVID,
     MINIATURE,
@@ -105,6 +108,63 @@ def test_json_alone_is_on_stdout(unseen, scene):
     assert sum(region["share"] for region in result["found"]) == pytest.approx(1, abs=1e-3)
     assert all(region["unseen"] == (region["label"] != "sky") for region in result["found"])
     assert Path(result["overlay"]).is_file() and Path(result["mask"]).is_file()
+
+
+def test_masks_are_written_in_the_forms_asked_for(unseen, scene, tmp_path):
+    words = ("--labels", "cow, train, sky", "--merge", "other things: cow, train", "--json")
+    run = unseen("segment", scene, *words, "--save", "coco, labelme", "--threshold", "0.5")
+    (result,) = json.loads(run.out)
+    assert result["labels"] == ["other things", "sky", "other"] and "mask" not in result
+    coco = json.loads(Path(result["coco"]).read_text())
+    assert coco["images"][0]["file_name"] == str(scene)
+    assert {c["name"] for c in coco["categories"]} == set(result["labels"])
+    assert json.loads(Path(result["labelme"]).read_text())["imageHeight"] == 160
+    assert {path.name for path in (tmp_path / "segmented").iterdir()} == {
+        "scene-coco.json",
+        "scene-labelme.json",
+    }
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        (["--save", "maks"], "--save takes overlay, mask, coco, labelme"),
+        (["--merge", "sky"], "given as 'background: sky, wall'"),
+        (["--merge", "up: sky, sun"], "names 'sun'"),
+        (["--threshold", "0.5", "--other", "sky"], "'sky' is a label"),
+    ],
+)
+def test_forms_and_groups_that_cannot_be_get_one_sentence(unseen, scene, tmp_path, given, says):
+    assert_one_sentence(unseen("segment", scene, "--labels", "cow, sky", *given), says)
+    assert not (tmp_path / "segmented").exists()
+
+
+def test_a_video_is_segmented_beside_pictures(unseen, scene, tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / "seen").mkdir()
+    Image.open(scene).save(tmp_path / "seen" / "a.png")
+    frames = (Image.open(scene) for _ in range(3))
+    write_video(tmp_path / "seen" / "b.mp4", frames, Fraction(10))
+    run = unseen("segment", "seen", "--labels", "cow, sky", "--every", "2", "--json")
+    picture, video = json.loads(run.out)
+    assert video["frames"] == 2 and video["labels"] == picture["labels"] == ["cow", "sky"]
+    assert Path(video["overlay"]).is_file() and Path(video["report"]).is_file()
+
+
+def test_confidence_is_measured_and_noted_in_the_models_folder(unseen, segmenter, scene, tmp_path):
+    segmenter.save_pretrained(tmp_path / "model")
+    before = json.loads((tmp_path / "model" / "config.json").read_text())
+    run = unseen("calibrate", "model", "--count", "3", "--json")
+    assert run.code == 0, run.err
+    after = json.loads((tmp_path / "model" / "config.json").read_text())
+    curve = after.pop("confidence")
+    assert json.loads(run.out) == {"scores": curve[0], "confidence": curve[1]}
+    assert curve == [sorted(curve[0]), sorted(curve[1])] and 0 <= curve[1][0] < curve[1][-1] <= 1
+    assert after == {name: one for name, one in before.items() if name != "confidence"}
+    found = Segmenter.from_pretrained(tmp_path / "model")(scene, ["cow", "sky"])
+    assert (found.confidence == np.interp(found.scores, *curve).astype(np.float32)).all()
+    run = unseen("calibrate", "zegclip-miniature-inductive")
+    assert_one_sentence(run, "is no folder of a model")
 
 
 def test_folders_of_pictures_and_files_of_labels(unseen, scene, tmp_path):
@@ -357,7 +417,7 @@ def test_an_interruption_is_told(unseen, scene, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unseen.data.images.read_image", stop)
+    monkeypatch.setattr("unseen.pictures.as_array", stop)
     run = unseen("segment", scene, "--labels", "cow")
     assert run.code == 130 and run.err.endswith("the rest is missing\n")
 

@@ -258,11 +258,21 @@ def describing(folder: Path) -> Iterator[None]:
 
 def read_config(description: dict[str, Any]) -> ModelConfig:
     """Return the configuration that a model's folder holds among other facts."""
-    known = {item.name for item in fields(ModelConfig)} - {"vocabulary"}
+    known = {item.name for item in fields(ModelConfig)} - {"vocabulary", "confidence"}
+    curve = tuple(tuple(map(_number, row)) for row in description.get("confidence", ()))
+    if curve and (len(curve) != 2 or len(curve[0]) != len(curve[1]) or not curve[0]):
+        raise TypeError("'confidence' is no two rows of as many numbers")
     return ModelConfig(
         **{key: value for key, value in description.items() if key in known},
         vocabulary=Vocabulary.from_dict(description["vocabulary"]),
+        confidence=curve,
     )
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"expected a number, got {value!r}")
+    return float(value)
 
 
 def refuse_exported(folder: Path, description: dict[str, Any]) -> None:

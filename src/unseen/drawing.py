@@ -57,12 +57,7 @@ def overlay(
     # small pictures are enlarged, or their legend would be larger than they are
     factor = max(1, round(480 / max(mask.shape)))
     image, mask = (np.repeat(np.repeat(a, factor, 0), factor, 1) for a in (image, mask))
-    tinted = cv2.addWeighted(image, 1 - opacity, colours[mask], opacity, 0)
-    edges = np.zeros(mask.shape, bool)
-    edges[:-1] |= mask[:-1] != mask[1:]
-    edges[:, :-1] |= mask[:, :-1] != mask[:, 1:]
-    tinted[edges] = 255
-    picture = Image.fromarray(tinted)
+    picture = Image.fromarray(tint(image, mask, colours, opacity=opacity))
     shares = np.bincount(mask.ravel(), minlength=len(labels)) / mask.size
     entries = []
     for i in np.argsort(-shares).tolist():
@@ -71,12 +66,26 @@ def overlay(
             entries.append((tuple(colours[i].tolist()), f"{labels[i]}{star} {shares[i]:.0%}"))
     if any(labels[i] in marked for i in np.flatnonzero(shares).tolist()):
         entries.append(((255, 255, 255), "* unseen in training"))
-    return _with_legend(picture, entries)
+    return add_legend(picture, entries)
 
 
-def _with_legend(
-    picture: Image.Image, entries: Sequence[tuple[tuple[int, ...], str]]
-) -> Image.Image:
+def tint(
+    image: UInt8[np.ndarray, "H W 3"],
+    mask: Integer[np.ndarray, "H W"],
+    colours: UInt8[np.ndarray, "C 3"],
+    *,
+    opacity: float,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Tint a picture by its mask, and outline the regions."""
+    tinted = cv2.addWeighted(image, 1 - opacity, colours[mask], opacity, 0)
+    edges = np.zeros(mask.shape, bool)
+    edges[:-1] |= mask[:-1] != mask[1:]
+    edges[:, :-1] |= mask[:, :-1] != mask[:, 1:]
+    tinted[edges] = 255
+    return tinted
+
+
+def add_legend(picture: Image.Image, entries: Sequence[tuple[tuple[int, ...], str]]) -> Image.Image:
     """Put coloured names under a picture, in as many lines as its width asks for."""
     font = ImageFont.load_default(size=15)
     line, pad, swatch = 24, 10, 14

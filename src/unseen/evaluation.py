@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Integer
+from jaxtyping import Float, Integer
 
 from unseen.checkpoints import ModelConfig
 from unseen.data.datasets import Dataset, Sample
@@ -205,6 +205,55 @@ def calibration_curve(
         float(gamma): Scores(matrix, dataset.vocabulary)
         for gamma, matrix in zip(order, matrices, strict=True)
     }
+
+
+def confidence_curve(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    *,
+    labels: Vocabulary | TextEmbeddings | None = None,
+    processes: Processes = ALONE,
+    journal: Journal | None = None,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Measure how often labels of a score are right, on pictures that no result is reported on.
+
+    By bins of the score, made to rise with it (isotonic regression); ``ModelConfig.confidence``
+    takes what is returned.
+
+    Args:
+        segmenter: what is judged.
+        dataset: pictures with label maps.
+        labels: the names offered to the model, all of the data set's by default.
+        processes: as in ``evaluate``.
+        journal: as in ``evaluate``.
+
+    Returns:
+        Scores in order, and the share of right pixels at each.
+
+    Raises:
+        InputError: as ``evaluate``; or no pixel is labelled.
+    """
+    plain = replace(segmenter.config, confidence=())
+    judged = Segmenter(segmenter.backend, segmenter.text, plain, device="auto")
+    scores = evaluate(judged, dataset, labels=labels, processes=processes, journal=journal)
+    bins = scores.reliability_by_bin
+    assert bins is not None
+    shares, right, means = bins[:, bins[0] > 0]
+    if not len(shares):
+        raise InputError("no pixel of these pictures is labelled: there is nothing to measure on")
+    return tuple(means.tolist()), tuple(rise(right, shares).tolist())
+
+
+def rise(values: Float[np.ndarray, " N"], weights: Float[np.ndarray, " N"]) -> np.ndarray:
+    """Return the nearest values that never fall (isotonic regression, pooling neighbours)."""
+    pools: list[tuple[float, float, int]] = []  # mean, weight, how many
+    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
+        pools.append((value, weight, 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (upper, heavy, many), (lower, light, few) = pools.pop(), pools.pop()
+            total = heavy + light
+            pools.append(((upper * heavy + lower * light) / total, total, many + few))
+    return np.repeat([mean for mean, _, _ in pools], [count for _, _, count in pools])
 
 
 def default_source(config: ModelConfig) -> Source:

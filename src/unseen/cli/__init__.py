@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from unseen.cli.bench import bench
+from unseen.cli.calibrate import calibrate
 from unseen.cli.convert import convert
 from unseen.cli.data import data
 from unseen.cli.doctor import doctor
@@ -32,6 +33,7 @@ from unseen.interruption import Interrupted
 VERBS: dict[str, Callable[..., None]] = {
     "segment": segment,
     "evaluate": evaluate,
+    "calibrate": calibrate,
     "train": train,
     "runs": runs,
     "convert": convert,

@@ -1,8 +1,10 @@
 """``unseen segment``."""
 
 import json as json_module
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,14 +24,29 @@ from unseen.cli.options import (
     complain,
     load_segmenter,
     read_labels,
+    read_words,
     say,
 )
 from unseen.errors import InputError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from unseen.segmentation import Segmentation
+
+ENDINGS = {
+    "overlay": "-overlay.png",
+    "mask": "-mask.png",
+    "coco": "-coco.json",
+    "labelme": "-labelme.json",
+}
+VIDEO_ENDINGS = {"overlay": "-overlay.mp4", "report": "-frames.jsonl"}
+
 
 def segment(
     pictures: Annotated[
-        list[Path], typer.Argument(help="Pictures, or folders of them (not those within).")
+        list[str],
+        typer.Argument(help="Pictures, addresses, videos, or folders of pictures and videos."),
     ],
     labels: Annotated[
         str | None,
@@ -44,9 +61,34 @@ def segment(
     clip: Clip = None,
     templates: Templates = None,
     text: TextFile = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for overlays and masks.")] = Path(
+    out: Annotated[Path, typer.Option("--out", help="Folder for what is written.")] = Path(
         "segmented"
     ),
+    save: Annotated[
+        str,
+        typer.Option(
+            "--save",
+            help=f"What to write of every picture, with commas: {', '.join(ENDINGS)}.",
+        ),
+    ] = "overlay,mask",
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--merge", help="Labels that are one: 'background: sky, wall'. May be given again."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            "--threshold",
+            help="Least confidence that leaves a pixel its label; of a model without 'unseen "
+            "calibrate', least score. Others are 'other'.",
+        ),
+    ] = 0.0,
+    other: Annotated[str, typer.Option("--other", help="What those are called.")] = "other",
+    every: Annotated[
+        int, typer.Option("--every", min=1, help="Of a video, look at every so many frames.")
+    ] = 1,
     calibration: Calibration = None,
     tta: Tta = False,
     device: Device = "auto",
@@ -55,28 +97,34 @@ def segment(
     journal: JournalFolder = None,
     json: Json = False,
 ) -> None:
-    """Segment pictures with any words.
+    """Segment pictures and videos with any words.
 
     Writes NAME-overlay.png, with a legend, and NAME-mask.png, whose index is the label's position,
     for every picture, and prints what was found. A label's score is the mean of what the model gave
     its pixels: from 0 to 1, less γ (--calibration) where training showed the class.
 
+    Of a video come NAME-overlay.mp4 and NAME-frames.jsonl, a line a frame.
+
     \b
     unseen segment examples/wall.png --labels "giraffe, bear, sky, brick wall, bus"
     unseen segment photos/ --labels labels.txt --clip openai/clip-vit-base-patch16
+    unseen segment clip.mp4 --labels "dog, grass, sky" --every 5 --threshold 0.4
     """
-    from unseen.data.images import read_image
+    from unseen.data.images import SUFFIXES
     from unseen.journal import Journal, digest
+    from unseen.pictures import as_array, is_address
     from unseen.processes import Processes
-    from unseen.segmentation import save_image
+    from unseen.video import SUFFIXES as VIDEOS
+    from unseen.video import Video, is_video, segment_video
 
     if labels is None and text is None and model is None:
         raise InputError(
             "say what to look for: --labels 'cat, grass', a file with a label a line, "
             "or a vocabulary's name"
         )
-    found = find_pictures(pictures)
-    if out.resolve() in {picture.resolve().parent for picture in found}:
+    kinds = read_kinds(save)
+    found = find_pictures(pictures, (*SUFFIXES, *VIDEOS))
+    if out.resolve() in {Path(one).resolve().parent for one in found if not is_address(one)}:
         raise InputError(f"results would lie among the pictures of {out}: give another --out")
     segmenter = load_segmenter(model, clip, device, precision, compile=compile)
     if model is None and clip is None:
@@ -85,38 +133,48 @@ def segment(
             "--clip openai/clip-vit-base-patch16"
         )
     looked_for = read_labels(labels, text, segmenter, templates)
+    groups = read_groups(merge or [], looked_for.vocabulary.names)
     written = None
     if journal:
         conditions = segmenter.conditions(looked_for, calibration=calibration, tta=tta)
-        written = Journal(journal, conditions)
+        asked = {"merge": merge, "threshold": threshold, "other": other, "every": every}
+        written = Journal(journal, conditions | {"save": kinds, **asked})
     names = distinct_names(found)
 
+    def look(image: "np.ndarray") -> "Segmentation":
+        result = segmenter(image, looked_for, calibration=calibration, tta=tta).merge(groups)
+        return result.reject(threshold, other) if threshold else result
+
     def make(index: int) -> dict[str, Any] | None:
-        picture = found[index]
-        files = {kind: out / f"{names[index]}-{kind}.png" for kind in ("overlay", "mask")}
+        picture, stem = found[index], out / names[index]
+        video = is_video(picture)
+        files = {
+            kind: stem.with_name(stem.name + ending)
+            for kind, ending in (VIDEO_ENDINGS if video else ENDINGS).items()
+            if video or kind in kinds
+        }
 
         def work() -> dict[str, Any] | None:
             try:
-                image = read_image(picture)
+                content = Video(picture) if video else as_array(picture)
             except InputError as error:
                 if len(found) == 1:
                     raise
                 complain(f"error: {error}")
                 return None
-            result = segmenter(image, looked_for, calibration=calibration, tta=tta)
-            save_image(result.overlay(), files["overlay"])
-            save_image(result.mask_image(), files["mask"])
-            return {
-                "picture": str(picture),
-                **{kind: str(file) for kind, file in files.items()},
-                "labels": list(result.labels),
-                "found": result.regions(),
-            }
+            told = {"picture": picture, **{kind: str(file) for kind, file in files.items()}}
+            if isinstance(content, Video):
+                return told | segment_video(
+                    content, look, files["overlay"], files["report"], every=every
+                )
+            result = replace(look(content), source=picture)
+            write_results(result, files)
+            return told | {"labels": list(result.labels), "found": result.regions()}
 
         if written is None:
             return work()
-        item = f"{picture} {digest(picture)} {out / names[index]}"
-        return written.recall(item, work, files.values())
+        content = "" if is_address(picture) else digest(Path(picture))
+        return written.recall(f"{picture} {content} {stem}", work, files.values())
 
     processes = Processes.started()
     made = list(processes.share(len(found), make, "segmenting"))
@@ -143,35 +201,74 @@ def _print_found(results: list[dict[str, Any]]) -> None:
             ]
             for region in result["found"]
         ]
-        print(f"{result['picture']} → {result['overlay']}, {result['mask']}")
+        files = [result[kind] for kind in (*ENDINGS, "report") if kind in result]
+        print(f"{result['picture']} → {', '.join(files)}")
         print(markdown(["label", "area", "score"], rows))
         found = {region["label"] for region in result["found"]}
         if missing := [name for name in result["labels"] if name not in found]:
             print(f"not found: {', '.join(missing)}")
 
 
-def find_pictures(paths: list[Path]) -> list[Path]:
-    """Return the pictures given, folders replaced by the pictures in them."""
-    from unseen.data.images import SUFFIXES
+def read_kinds(text: str) -> list[str]:
+    """Return what --save asks for."""
+    kinds = list(dict.fromkeys(read_words(text)))
+    strange = [kind for kind in kinds if kind not in ENDINGS]
+    if strange or not kinds:
+        raise InputError(f"--save takes {', '.join(ENDINGS)}, with commas; got {text!r}")
+    return kinds
 
-    pictures: list[Path] = []
-    for path in paths:
+
+def read_groups(texts: Sequence[str], labels: Sequence[str]) -> dict[str, list[str]]:
+    """Return the groups of labels that --merge names."""
+    groups = {}
+    for text in texts:
+        name, colon, words = text.partition(":")
+        if not (colon and name.strip() and read_words(words)):
+            raise InputError(f"--merge is given as 'background: sky, wall', got {text!r}")
+        groups[name.strip()] = read_words(words)
+    strangers = [word for words in groups.values() for word in words if word not in labels]
+    if strangers:
+        raise InputError(f"--merge names {strangers[0]!r}, which is none of the labels")
+    return groups
+
+
+def write_results(result: "Segmentation", files: Mapping[str, Path]) -> None:
+    """Write a picture's mask in every form that is asked for."""
+    from unseen.segmentation import save_image
+    from unseen.writing import write_text
+
+    for kind, file in files.items():
+        if kind == "overlay":
+            save_image(result.overlay(), file)
+        elif kind == "mask":
+            save_image(result.mask_image(), file)
+        else:
+            told = result.to_coco() if kind == "coco" else result.to_labelme()
+            write_text(file, json_module.dumps(told) + "\n")
+
+
+def find_pictures(given: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+    """Return the pictures and videos given, folders replaced by those in them."""
+    pictures: list[str] = []
+    for one in given:
+        path = Path(one)
         if not path.is_dir():
-            pictures.append(path)
+            pictures.append(one)
             continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes)
         if not inside:
             raise InputError(
-                f"there are no pictures in {path}: expected {', '.join(SUFFIXES)}; folders "
+                f"there are no pictures in {path}: expected {', '.join(suffixes)}; folders "
                 "within it are not searched"
             )
-        pictures += inside
+        pictures += map(str, inside)
     return list(dict.fromkeys(pictures))
 
 
-def distinct_names(pictures: list[Path]) -> list[str]:
+def distinct_names(pictures: Sequence[str]) -> list[str]:
     """Name the output of every picture: its stem, its name, or that with a number before it."""
-    stems = [picture.stem for picture in pictures]
-    names = [picture.name for picture in pictures]
+    paths = [PurePath(picture.split("?")[0]) for picture in pictures]
+    stems = [path.stem for path in paths]
+    names = [path.name for path in paths]
     numbered = [f"{i}-{name}" for i, name in enumerate(names, start=1)]
     return next((kind for kind in (stems, names) if len(set(kind)) == len(kind)), numbered)
