@@ -128,6 +128,11 @@ def test_the_results_are_what_evaluate_printed():
     assert compare(rows) in README
 
 
+def test_a_method_of_ones_own_is_sixty_lines_at_most():
+    page = (ROOT / "docs" / "own-method.md").read_text(encoding="utf-8")
+    assert len(blocks(page, "python")[0].splitlines()) <= 60
+
+
 def test_every_score_is_explained():
     text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     explained = text.partition("| --- |")[2]
