@@ -43,7 +43,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if counts:
         ran = counts.pop("ran", 0)
         terminalreporter.section("documents")
-        terminalreporter.line(f"{ran} code blocks and commands ran, {counts.total()} did not:")
+        terminalreporter.line(
+            f"{ran} code blocks and commands ran, where they need data or models on small made-up "
+            f"ones; {counts.total()} did not:"
+        )
         for reason, count in counts.most_common():
             terminalreporter.line(f"{count:4} {reason}")
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import sys
 import warnings
 from collections import Counter
@@ -10,6 +11,7 @@ from unittest.mock import patch
 
 import pytest
 from documents import DOCUMENTS, ROOT, Block, list_commands, read_blocks
+from stage import set_stage
 
 from unseen import METHODS
 from unseen.cli import main
@@ -56,10 +58,9 @@ def count_all(block: Block, title: str) -> Counter[str]:
 
 
 def work_through(path, monkeypatch, folder, *, slow: bool) -> Counter[str]:
-    """Run a document from its top to its end in a folder that holds the examples."""
+    """Run a document from its top to its end in a folder."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line sets it
-    (folder / "examples").symlink_to(ROOT / "examples")
     names: dict[str, object] = {"__name__": "__main__"}
     counts: Counter[str] = Counter()
     for block in read_blocks(path):
@@ -74,6 +75,14 @@ def work_through(path, monkeypatch, folder, *, slow: bool) -> Counter[str]:
     return counts
 
 
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory) -> Path:
+    """Return a folder to be copied."""
+    folder = tmp_path_factory.mktemp("stage")
+    set_stage(folder, ROOT / "examples")
+    return folder
+
+
 def cases() -> list:
     """Return the documents, and those with slow blocks once more."""
     slow = [p for p in DOCUMENTS if any(block.mark == "slow" for block in read_blocks(p))]
@@ -85,9 +94,12 @@ def cases() -> list:
 
 @pytest.mark.filterwarnings("default")  # the command line shows warnings
 @pytest.mark.parametrize(("path", "slow"), cases())
-def test_a_document_works_from_top_to_end(path, slow, monkeypatch, tmp_path, record_property):
+def test_a_document_works_from_top_to_end(
+    path, slow, monkeypatch, tmp_path, record_property, stage
+):
+    folder = shutil.copytree(stage, tmp_path / "stage", symlinks=True)
     with patch.dict(METHODS):  # a document adds its own
-        record_property("documents", dict(work_through(path, monkeypatch, tmp_path, slow=slow)))
+        record_property("documents", dict(work_through(path, monkeypatch, folder, slow=slow)))
 
 
 def test_other_tests_that_the_documents_name_are_there():
