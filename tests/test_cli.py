@@ -157,12 +157,15 @@ def test_confidence_is_measured_and_noted_in_the_models_folder(unseen, segmenter
     run = unseen("calibrate", "model", "--count", "3", "--json")
     assert run.code == 0, run.err
     after = json.loads((tmp_path / "model" / "config.json").read_text())
-    curve = after.pop("confidence")
-    assert json.loads(run.out) == {"scores": curve[0], "confidence": curve[1]}
-    assert curve == [sorted(curve[0]), sorted(curve[1])] and 0 <= curve[1][0] < curve[1][-1] <= 1
-    assert after == {name: one for name, one in before.items() if name != "confidence"}
+    measured = after.pop("confidence")
+    assert json.loads(run.out) == measured and set(measured) == {"seen", "unseen"}
+    before.pop("confidence")
+    assert after == before
     found = Segmenter.from_pretrained(tmp_path / "model")(scene, ["cow", "sky"])
-    assert (found.confidence == np.interp(found.scores, *curve).astype(np.float32)).all()
+    for label, kind in (("cow", "unseen"), ("sky", "seen")):
+        here = found.mask_of(label)
+        expected = np.interp(found.scores[here], *measured[kind]).astype(np.float32)
+        assert (found.confidence[here] == expected).all()
     run = unseen("calibrate", "zegclip-miniature-inductive")
     assert_one_sentence(run, "is no folder of a model")
 

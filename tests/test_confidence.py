@@ -1,6 +1,7 @@
 """How likely a label is right, measured on pictures that no result is reported on."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unseen.confidence import Confidence, rise
 from unseen.data.datasets import Subset
 from unseen.errors import InputError
-from unseen.evaluation import confidence_curve, evaluate, rise
+from unseen.evaluation import evaluate, measure_confidence
 from unseen.miniature.scenes import Scenes
 from unseen.segmenter import Segmenter
 
@@ -31,13 +33,32 @@ def test_rising_values_are_the_nearest_there_are(pairs: list[tuple[float, float]
 
 
 def test_confidence_is_nearer_to_the_truth_than_scores_are(segmenter: Segmenter):
-    curve = confidence_curve(segmenter, Subset(Scenes("val"), 12))
-    sure = Segmenter(segmenter.backend, segmenter.text, replace(segmenter.config, confidence=curve))
-    other = Subset(Scenes("test"), 12)
-    before, after = evaluate(segmenter, other), evaluate(sure, other)
+    measured = measure_confidence(segmenter, Subset(Scenes("val"), 12))
+    config = replace(segmenter.config, confidence=measured)
+    sure = Segmenter(segmenter.backend, segmenter.text, config)
+    plain = Segmenter(segmenter.backend, segmenter.text, replace(config, confidence=None))
+    before, after = (evaluate(one, Subset(Scenes("test"), 12)) for one in (plain, sure))
     assert (before.matrix == after.matrix).all()
     assert after.calibration_error < before.calibration_error
-    assert confidence_curve(sure, Subset(Scenes("val"), 12)) == curve  # made of scores, as before
+    assert measure_confidence(sure, Subset(Scenes("val"), 12)) == measured  # of scores, as before
+
+
+def test_names_that_training_showed_have_a_curve_of_their_own():
+    sure = Confidence(seen=((0.2, 0.6), (0.0, 1.0)), unseen=((0.0, 0.4), (0.5, 0.7)))
+    scores = np.array([[0.4, 0.4], [0.9, 0.0]], np.float32)
+    mask = np.array([[0, 1], [0, 1]])
+    assert sure(scores, mask, [True, False]) == pytest.approx(np.array([[0.5, 0.7], [1.0, 0.5]]))
+    alone = Confidence(unseen=sure.unseen)  # of a model that was shown none
+    assert alone(scores, mask, [True, False]) == pytest.approx(np.array([[0.7, 0.7], [0.7, 0.5]]))
+    assert Confidence.from_dict(json.loads(json.dumps(asdict(sure)))) == sure
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"seen": [[0.1], [0.2, 0.3]]}, {"seen": [["a"], [0.1]]}, {"unseen": [[0.1]]}, [1]]
+)
+def test_what_is_no_curve_is_refused(told):
+    with pytest.raises((TypeError, AttributeError)):
+        Confidence.from_dict(told)
 
 
 def test_pictures_without_labels_tell_nothing(segmenter: Segmenter):
@@ -52,4 +73,4 @@ def test_pictures_without_labels_tell_nothing(segmenter: Segmenter):
             return sample._replace(labels=np.full_like(sample.labels, 255))
 
     with pytest.raises(InputError, match="no pixel of these pictures is labelled"):
-        confidence_curve(segmenter, Unlabelled())
+        measure_confidence(segmenter, Unlabelled())

@@ -11,6 +11,7 @@ from PIL import Image
 
 from unseen.checkpoints import ModelConfig
 from unseen.clip import CLIP, fingerprint
+from unseen.confidence import Confidence
 from unseen.embeddings import TextEmbeddings
 from unseen.errors import InputError
 from unseen.methods import zegclip
@@ -117,7 +118,7 @@ def test_confidence_follows_the_curve_and_decides_what_is_rejected(micro):
     assert (micro(image, "bus, sky", threshold=middle).mask == 2).sum() == (
         plain.scores < middle
     ).sum()
-    curve = ((middle - 1, middle + 1), (0.0, 1.0))
+    curve = Confidence(seen=((middle - 1, middle + 1), (0.0, 1.0)))
     sure = Segmenter(micro.model, micro.text, replace(micro.config, confidence=curve), device="cpu")
     found = sure(image, "bus, sky")
     assert found.confidence == pytest.approx((plain.scores - middle + 1) / 2, abs=1e-5)

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from unseen.clip import ImageEncoder, TextConfig, TextEncoder, VisionConfig, fingerprint, load_clip
 from unseen.clip.archives import read_state
 from unseen.clip.weights import build_text_from_config, clip_config, fill
+from unseen.confidence import Confidence
 from unseen.errors import InputError
 from unseen.hub import fetch, is_repository
 from unseen.methods import METHODS
@@ -48,8 +49,7 @@ class ModelConfig:
         stride: step from one window to the next.
         clip: where the CLIP comes from that an adapter-only folder leaves out.
         recipe: how it was trained.
-        confidence: scores in order and, at each, the share of pixels whose label was right on the
-            pictures of ``unseen calibrate``; empty before it.
+        confidence: how likely labels are right, where ``unseen calibrate`` measured it.
         versions: of unseen and torch, when it was saved.
     """
 
@@ -63,7 +63,7 @@ class ModelConfig:
     stride: int = 426
     clip: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
-    confidence: tuple[tuple[float, ...], ...] = ()
+    confidence: Confidence | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -259,20 +259,12 @@ def describing(folder: Path) -> Iterator[None]:
 def read_config(description: dict[str, Any]) -> ModelConfig:
     """Return the configuration that a model's folder holds among other facts."""
     known = {item.name for item in fields(ModelConfig)} - {"vocabulary", "confidence"}
-    curve = tuple(tuple(map(_number, row)) for row in description.get("confidence", ()))
-    if curve and (len(curve) != 2 or len(curve[0]) != len(curve[1]) or not curve[0]):
-        raise TypeError("'confidence' is no two rows of as many numbers")
+    measured = description.get("confidence")
     return ModelConfig(
         **{key: value for key, value in description.items() if key in known},
         vocabulary=Vocabulary.from_dict(description["vocabulary"]),
-        confidence=curve,
+        confidence=Confidence.from_dict(measured) if measured else None,
     )
-
-
-def _number(value: object) -> float:
-    if not isinstance(value, (int, float)):
-        raise TypeError(f"expected a number, got {value!r}")
-    return float(value)
 
 
 def refuse_exported(folder: Path, description: dict[str, Any]) -> None:

@@ -7,15 +7,16 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Integer
 
 from unseen.checkpoints import ModelConfig
+from unseen.confidence import Confidence, fit_curve
 from unseen.data.datasets import Dataset, Sample
 from unseen.embeddings import TextEmbeddings
 from unseen.errors import InputError
 from unseen.journal import Journal
 from unseen.methods import METHODS, maskclip
-from unseen.metrics import Scores, add_sparse, to_sparse
+from unseen.metrics import BINS, UNIT, Scores, add_sparse, count_reliability, to_sparse
 from unseen.processes import ALONE, Processes
 from unseen.readout import find_best
 from unseen.recipes import VOCABULARY_OF, Source
@@ -207,18 +208,37 @@ def calibration_curve(
     }
 
 
-def confidence_curve(
+class _Bins:
+    """Counts, by bins of the score, how often names that training showed, or did not, are right."""
+
+    def __init__(self, taught: Sequence[bool]) -> None:
+        self._taught = np.array(taught)
+        self.counts = np.zeros((2, 3, BINS), np.int64)
+
+    def look(self, one: Judged) -> list[list[list[int]]]:
+        valid = one.sample.labels != IGNORE
+        right = one.prediction == one.sample.labels
+        taught = self._taught[one.result.mask]
+        return [
+            count_reliability(right[here], one.result.scores[here]).tolist()
+            for here in (valid & taught, valid & ~taught)
+        ]
+
+    def add(self, kept: list[list[list[int]]]) -> None:
+        self.counts += np.array(kept)
+
+
+def measure_confidence(
     segmenter: Segmenter,
     dataset: Dataset,
     *,
     labels: Vocabulary | TextEmbeddings | None = None,
     processes: Processes = ALONE,
     journal: Journal | None = None,
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+) -> Confidence:
     """Measure how often labels of a score are right, on pictures that no result is reported on.
 
-    By bins of the score, made to rise with it (isotonic regression); ``ModelConfig.confidence``
-    takes what is returned.
+    By bins of the score, made to rise with it.
 
     Args:
         segmenter: what is judged.
@@ -227,33 +247,18 @@ def confidence_curve(
         processes: as in ``evaluate``.
         journal: as in ``evaluate``.
 
-    Returns:
-        Scores in order, and the share of right pixels at each.
-
     Raises:
         InputError: as ``evaluate``; or no pixel is labelled.
     """
-    plain = replace(segmenter.config, confidence=())
-    judged = Segmenter(segmenter.backend, segmenter.text, plain, device="auto")
-    scores = evaluate(judged, dataset, labels=labels, processes=processes, journal=journal)
-    bins = scores.reliability_by_bin
-    assert bins is not None
-    shares, right, means = bins[:, bins[0] > 0]
-    if not len(shares):
+    embeddings, _ = _offer(segmenter, dataset, labels)
+    bins = _Bins(segmenter.is_taught(embeddings.vocabulary.names))
+    evaluate(
+        segmenter, dataset, labels=embeddings, keep=[bins], processes=processes, journal=journal
+    )
+    if not bins.counts.any():
         raise InputError("no pixel of these pictures is labelled: there is nothing to measure on")
-    return tuple(means.tolist()), tuple(rise(right, shares).tolist())
-
-
-def rise(values: Float[np.ndarray, " N"], weights: Float[np.ndarray, " N"]) -> np.ndarray:
-    """Return the nearest values that never fall (isotonic regression, pooling neighbours)."""
-    pools: list[tuple[float, float, int]] = []  # mean, weight, how many
-    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
-        pools.append((value, weight, 1))
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            (upper, heavy, many), (lower, light, few) = pools.pop(), pools.pop()
-            total = heavy + light
-            pools.append(((upper * heavy + lower * light) / total, total, many + few))
-    return np.repeat([mean for mean, _, _ in pools], [count for _, _, count in pools])
+    seen, unseen = (fit_curve(counts, UNIT) for counts in bins.counts)
+    return Confidence(seen, unseen)
 
 
 def default_source(config: ModelConfig) -> Source:

@@ -58,7 +58,8 @@ BOUNDARY = 0.02
 BINS = 15
 """Into how many bins of equal width scores go for their calibration."""
 
-_UNIT = 10**6  # scores are summed in millionths: whole numbers add up alike in any order
+UNIT = 10**6
+"""Scores are summed in millionths: whole numbers add up alike in any order."""
 
 
 def near_boundary(
@@ -98,14 +99,14 @@ def _count_boundaries(
     return np.stack([np.bincount(one, minlength=num_classes) for one in kept])
 
 
-def _count_reliability(
+def count_reliability(
     hits: Bool[np.ndarray, " N"], scores: Float[np.ndarray, " N"]
 ) -> Int64[np.ndarray, "3 B"]:
     """Count, by bins of the score: pixels, those that are right, millionths of score."""
     clipped = np.clip(scores.astype(np.float64), 0, 1)
     place = np.minimum((clipped * BINS).astype(np.int64), BINS - 1)
     # sums of whole numbers below 2^53 are exact in double precision
-    units = np.bincount(place, np.rint(clipped * _UNIT), minlength=BINS).astype(np.int64)
+    units = np.bincount(place, np.rint(clipped * UNIT), minlength=BINS).astype(np.int64)
     counts = [np.bincount(one, minlength=BINS) for one in (place, place[hits])]
     return np.stack([*counts, units])
 
@@ -174,7 +175,7 @@ class Scores:
         reliability = None
         if scores is not None:
             valid = labels != IGNORE
-            reliability = _count_reliability((prediction == labels)[valid], scores[valid])
+            reliability = count_reliability((prediction == labels)[valid], scores[valid])
         return cls(matrix, vocabulary, _count_boundaries(prediction, labels, size), reliability)
 
     def __add__(self, other: "Scores") -> "Scores":
@@ -274,7 +275,7 @@ class Scores:
         if self.reliability is None or not self.reliability[0].sum():
             return float("nan")
         pixels, right, units = self.reliability
-        return float(np.abs(units / _UNIT - right).sum() / pixels.sum())
+        return float(np.abs(units / UNIT - right).sum() / pixels.sum())
 
     @property
     def reliability_by_bin(self) -> Float[np.ndarray, "3 B"] | None:
@@ -283,7 +284,7 @@ class Scores:
             return None
         pixels, right, units = self.reliability
         shares = pixels / max(pixels.sum(), 1)
-        return np.stack([shares, divide(right, pixels), divide(units / _UNIT, pixels)])
+        return np.stack([shares, divide(right, pixels), divide(units / UNIT, pixels)])
 
     @property
     def unseen_as_seen(self) -> float:

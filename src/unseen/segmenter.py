@@ -479,13 +479,14 @@ class Segmenter:
         names = embeddings.vocabulary.names
         taught = self.is_taught(names)
         unseen = [name for name, known in zip(names, taught, strict=True) if not known]
+        sure = self.config.confidence
         return Segmentation(
             mask,
             names,
             best,
             image,
             tuple(unseen if self.config.setting else ()),
-            confidence=find_confidence(best, self.config.confidence),
+            confidence=sure(best, mask, taught) if sure else None,
             margins=find_margins(views, size) if margins else None,
         )
 
@@ -557,21 +558,6 @@ class Segmenter:
                 f"{width}×{height}; its long side is held at {max(shown)}: {shown[1]}×{shown[0]}",
                 stacklevel=4,
             )
-
-
-def find_confidence(
-    scores: Float[np.ndarray, "H W"], curve: Sequence[Sequence[float]]
-) -> Float[np.ndarray, "H W"] | None:
-    """Return how likely labels of these scores are right, by a model's curve; None without one.
-
-    Args:
-        scores: of the labels.
-        curve: two rows, scores in order and the share of right pixels at each.
-    """
-    if not curve:
-        return None
-    levels, shares = curve
-    return np.interp(scores, np.array(levels), np.array(shares)).astype(np.float32)
 
 
 def _flatten(labels: Labels | Groups) -> tuple[Labels, dict[str, list[str]]]:

@@ -39,12 +39,12 @@ def calibrate(
     unseen calibrate zegclip-coco --data coco --root data/coco --split train --count 500
     unseen segment photo.jpg --model zegclip-coco --labels "cat, sofa" --threshold 0.5
     """
-    from dataclasses import replace
+    from dataclasses import asdict
 
     from unseen.catalogue import open_dataset
     from unseen.checkpoints import read_description
     from unseen.data.datasets import Subset
-    from unseen.evaluation import confidence_curve, default_source
+    from unseen.evaluation import default_source, measure_confidence
     from unseen.journal import Journal
     from unseen.metrics import markdown
     from unseen.processes import Processes
@@ -63,20 +63,20 @@ def calibrate(
         dataset = Subset(dataset, count)
     written = None
     if journal:
-        config = replace(segmenter.config, confidence=())
-        plain = Segmenter(segmenter.backend, segmenter.text, config)
-        written = Journal(journal, plain.conditions(plain.embed(dataset.vocabulary)))
-    curve = confidence_curve(segmenter, dataset, processes=processes, journal=written)
+        named = segmenter.embed(dataset.vocabulary)
+        written = Journal(journal, segmenter.conditions(named) | {"for": "calibrate"})
+    measured = measure_confidence(segmenter, dataset, processes=processes, journal=written)
     if processes.rank:
         return
-    description = read_description(model)
-    write_text(
-        model / "config.json",
-        json_module.dumps(description | {"confidence": curve}, indent=1) + "\n",
-    )
+    noted = read_description(model) | {"confidence": asdict(measured)}
+    write_text(model / "config.json", json_module.dumps(noted, indent=1) + "\n")
     if json:
-        print(json_module.dumps({"scores": curve[0], "confidence": curve[1]}, indent=1))
+        print(json_module.dumps(asdict(measured), indent=1))
     else:
-        rows = [[f"{score:.2f}", f"{share:.2f}"] for score, share in zip(*curve, strict=True)]
-        print(markdown(["score", "share right"], rows))
+        rows = [
+            [kind, f"{score:.2f}", f"{share:.2f}"]
+            for kind, curve in asdict(measured).items()
+            for score, share in zip(*curve, strict=True)
+        ]
+        print(markdown(["names", "score", "share right"], rows))
     say(f"noted in {model}: from {len(dataset)} pictures of {name}, {split}")
