@@ -1,8 +1,8 @@
 """The code blocks of the documents, and what the comment before each says of running it.
 
-``<!-- not run: why -->`` leaves a block out, ``<!-- slow: why -->`` leaves it to ``-m slow``,
-``<!-- tested by: test_name -->`` to another test, and ``<!-- run with: OLD → NEW; … -->`` runs it
-with these changes, so that it takes seconds. Without a comment a block is run as it stands.
+``<!-- not run: why -->`` leaves a block out, ``<!-- tested by: test_name -->`` leaves it to another
+test, and ``<!-- run with: OLD → NEW; … -->`` runs it with these changes, so that it takes seconds.
+Without a comment a block is run as it stands.
 """
 
 import re
@@ -14,7 +14,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NO_CODE = ("bibtex", "text", "json")
 
 _BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>not run|slow|tested by|run with): (?P<says>[^>]+?) -->\n)?"
+    r"(?:^<!-- (?P<mark>not run|tested by|run with): (?P<says>[^>]+?) -->\n)?"
     r"^```(?P<language>\S*)[^\n]*\n(?P<code>.*?)^```",
     re.DOTALL | re.MULTILINE,
 )

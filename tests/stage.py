@@ -1,6 +1,7 @@
 """A folder where commands of the documents find what they name: small, made up, untrained."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from unseen.checkpoints import ModelConfig
 from unseen.clip import CLIP, ImageEncoder, TextConfig, TextEncoder, VisionConfig
 from unseen.clip.weights import save_clip
 from unseen.methods import METHODS
+from unseen.recipes import RECIPES, Source
 from unseen.segmenter import Segmenter
 from unseen.vocabulary import VOC20
 
@@ -32,9 +34,10 @@ def set_stage(folder: Path, examples: Path) -> None:
     for name in ("FILE.pth", "coco_inductive_512_vit_base.pth"):
         torch.save(state, folder / name)
     model = METHODS["zegclip"](clip.image, prompts=2)
-    recipe = {"data": {"name": "voc", "root": "VOCdevkit"}}
+    recipe = RECIPES["zegclip-voc-inductive"]
+    recipe = replace(recipe, data=Source("voc", "VOCdevkit"), options={"prompts": 2})
     config = ModelConfig(
-        "zegclip", {"prompts": 2}, VOC20, "inductive", 0.1, 64, 64, 64, recipe=recipe
+        "zegclip", {"prompts": 2}, VOC20, "inductive", 0.1, 64, 64, 64, recipe=recipe.record()
     )
     for name in ("MODEL", "OTHER"):
         Segmenter(model, clip.text, config, device="cpu").save_pretrained(folder / name)

@@ -57,16 +57,14 @@ def count_all(block: Block, title: str) -> Counter[str]:
     return Counter({title: size})
 
 
-def work_through(path, monkeypatch, folder, *, slow: bool) -> Counter[str]:
+def work_through(path, monkeypatch, folder) -> Counter[str]:
     """Run a document from its top to its end in a folder."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line sets it
     names: dict[str, object] = {"__name__": "__main__"}
     counts: Counter[str] = Counter()
     for block in read_blocks(path):
-        if block.mark == "slow" and not slow:
-            counts += count_all(block, f"-m slow ({block.says})")
-        elif block.mark == "not run":
+        if block.mark == "not run":
             counts += count_all(block, block.says)
         elif block.mark == "tested by":
             counts += count_all(block, "ran")
@@ -83,23 +81,12 @@ def stage(tmp_path_factory) -> Path:
     return folder
 
 
-def cases() -> list:
-    """Return the documents, and those with slow blocks once more."""
-    slow = [p for p in DOCUMENTS if any(block.mark == "slow" for block in read_blocks(p))]
-    return [
-        *(pytest.param(path, False, id=path.name) for path in DOCUMENTS),
-        *(pytest.param(p, True, id=f"{p.name}, all of it", marks=pytest.mark.slow) for p in slow),
-    ]
-
-
 @pytest.mark.filterwarnings("default")  # the command line shows warnings
-@pytest.mark.parametrize(("path", "slow"), cases())
-def test_a_document_works_from_top_to_end(
-    path, slow, monkeypatch, tmp_path, record_property, stage
-):
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_a_document_works_from_top_to_end(path, monkeypatch, tmp_path, record_property, stage):
     folder = shutil.copytree(stage, tmp_path / "stage", symlinks=True)
     with patch.dict(METHODS):  # a document adds its own
-        record_property("documents", dict(work_through(path, monkeypatch, folder, slow=slow)))
+        record_property("documents", dict(work_through(path, monkeypatch, folder)))
 
 
 def test_other_tests_that_the_documents_name_are_there():
@@ -124,10 +111,10 @@ def test_other_tests_that_the_documents_name_are_there():
 def test_a_block_that_neither_runs_nor_says_why_fails(text, says, monkeypatch, tmp_path):
     (tmp_path / "page.md").write_text(text)
     with pytest.raises(AssertionError, match=says):
-        work_through(tmp_path / "page.md", monkeypatch, tmp_path, slow=False)
+        work_through(tmp_path / "page.md", monkeypatch, tmp_path)
 
 
 def test_a_change_that_changes_nothing_fails(monkeypatch, tmp_path):
     (tmp_path / "page.md").write_text("<!-- run with: 8 → 1 -->\n```python\nsteps = 9\n```\n")
     with pytest.raises(ValueError, match="no '8' to change"):
-        work_through(tmp_path / "page.md", monkeypatch, tmp_path, slow=False)
+        work_through(tmp_path / "page.md", monkeypatch, tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SHORTER = {"STEPS, PICTURES = 20, 10": "STEPS, PICTURES = 2, 2", "count=20": "count=2"}
+SHORTER = {"STEPS, PICTURES = 20, 10": "STEPS, PICTURES = 2, 2"}
 
 
 @pytest.mark.filterwarnings("default")  # of the kernel's own libraries
