@@ -2,10 +2,12 @@
 
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import torch
 from layouts import make_own, write_coco, write_voc
+from PIL import Image
 from test_data import write_segnet, write_uavid
 from test_prepare import DOWNLOADS
 from test_published import authors_state
@@ -14,8 +16,10 @@ from unseen.checkpoints import ModelConfig
 from unseen.clip import CLIP, ImageEncoder, TextConfig, TextEncoder, VisionConfig
 from unseen.clip.weights import save_clip
 from unseen.methods import METHODS
+from unseen.miniature.scenes import Scenes
 from unseen.recipes import RECIPES, Source
 from unseen.segmenter import Segmenter
+from unseen.video import write_video
 from unseen.vocabulary import VOC20
 
 CLIP_NAME = "openai/clip-vit-base-patch16"
@@ -58,4 +62,6 @@ def set_stage(folder: Path, examples: Path) -> None:
     (folder / "photos").mkdir()
     for name in ("a", "b"):
         shutil.copy(examples / "snow.png", folder / "photos" / f"{name}.png")
+    frames = [Scenes("test", count=2)[i].image for i in range(2)]
+    write_video(folder / "clip.mp4", map(Image.fromarray, frames), Fraction(10))
     (folder / "labels.txt").write_text("cat\nbus\nsky\n")

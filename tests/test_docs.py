@@ -67,6 +67,13 @@ def test_the_first_command_names_a_class_that_training_never_showed(tmp_path):
     assert sum(region["share"] for region in found) > 0.03
 
 
+def test_the_readme_has_a_screen_of_pictures_and_commands_before_any_table():
+    lines = README.splitlines()
+    screen = lines[: next(i for i, line in enumerate(lines) if line.startswith("|"))]
+    assert len(screen) <= 50
+    assert "\n".join(screen).count("![") >= 2 and screen.count("```bash") >= 2
+
+
 def test_the_test_command_is_what_ci_runs():
     script = (ROOT / ".ci" / "run").read_text()
     assert "pip install -c constraints.txt -e '.[dev]' && pytest" in README
