@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write every time here")
+    parser.add_argument("--out", type=Path, help="also write every time here")
     options = parser.parse_args()
     encoders, costs = [], []
     for model in options.models:
@@ -292,9 +292,9 @@ def main() -> None:
     allocator = [f"{key}={value}" for key, value in os.environ.items() if "MALLOC" in key]
     conditions = ", ".join([conditions, *sorted(allocator)])
     print(f"\n{conditions}")
-    if options.json:
+    if options.out:
         facts = {"conditions": conditions, "costs": costs, "encoders": encoders}
-        options.json.write_text(json.dumps(facts, indent=1) + "\n")
+        options.out.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

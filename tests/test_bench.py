@@ -81,7 +81,7 @@ def test_precisions_reach_the_model():
     ("case", "says"),
     [
         (small("picture", precision="fp8"), "torch computes in fp32 or bf16 or fp16"),
-        (small("pictures"), "known are picture, windows, training and loading"),
+        (small("pictures"), "known: picture, windows, training, loading"),
         (small("picture", repeats=0), "from 1"),
         (small("loading", "zegclip-voc-inductive"), "say where with --root"),
         (small("loading", "nothing"), "no recipe is called"),

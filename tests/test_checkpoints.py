@@ -8,7 +8,7 @@ import torch
 from conftest import MICRO_PRETRAINING
 from safetensors.torch import load_file, save_file
 
-from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained, shipped_models
+from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained
 from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
 from unseen.errors import InputError
@@ -17,6 +17,7 @@ from unseen.miniature.pretrain import tiny_clip
 from unseen.miniature.world import MICRO
 from unseen.recipes import RECIPES, differing
 from unseen.segmenter import Segmenter
+from unseen.shipped import shipped_models
 from unseen.writing import write_whole
 
 OPTIONS = {"prompts": 2, "heads": 4}

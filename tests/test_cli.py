@@ -25,7 +25,7 @@ from unseen.catalogue import open_dataset
 from unseen.checkpoints import load_pretrained
 from unseen.cli import FAMILIES, VERBS, main
 from unseen.cli.options import DEFAULT_MODEL
-from unseen.cli.scores import expectation, hardly_better
+from unseen.cli.scores import hardly_better
 from unseen.cli.small import describe_protocol
 from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
@@ -36,7 +36,7 @@ from unseen.metrics import Scores, chance
 from unseen.miniature.pretrain import tiny_clip
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
-from unseen.recipes import EVALUATIONS, RECIPES, Source
+from unseen.recipes import EVALUATIONS, RECIPES, Source, expectation
 from unseen.segmenter import Segmenter
 from unseen.sizes import BINS, Areas, SizeScores
 from unseen.video import write_video
@@ -324,7 +324,7 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["segment", "a.png", "--labels", "cow", "--text", "no.safetensors"], "there is no file"),
         (["evaluate", "--count", "1", "--calibration", "nan"], "finite"),
         (["segment", "a.png", "--text", "a.npy", "--templates", "single"], "read already"),
-        (["efficiency", "zegclip-voc-inductve"], "did you mean zegclip-voc-inductive"),
+        (["efficiency", "zegclip-voc-inductve"], "did you mean 'zegclip-voc-inductive"),
         ("efficiency zegclip-voc-inductive --classes 2 --labels a,b".split(), "not both"),
         ("efficiency zegclip-voc-inductive --size 8 8 --repeats 0".split(), "one patch of 16"),
         (["bench", "zegclip-voc-inductive", "--sizes", "480"], "HEIGHTxWIDTH"),
@@ -332,7 +332,7 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["doctor", "checkpoint", "nowhere"], "no file or folder nowhere"),
         (["evaluate", "--clip", "miniature", "--baselines"], "a baseline itself"),
         (["evaluate", "--curve", "--tta"], "--curve goes without"),
-        (["train", "zegclip-miniature-inductive", "loss=sotfmax"], "known are masks, softmax"),
+        (["train", "zegclip-miniature-inductive", "loss=sotfmax"], "known: masks, softmax"),
         (["evaluate", "--curve", "--report", "out"], "--curve makes no report"),
         (["evaluate", "--force"], "--force is for --report"),
         (["evaluate", "--report", "."], "is there already: name another folder, or --force"),
@@ -344,7 +344,7 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["evaluate", "a", "b", "--baselines"], "compared without --clip, --recipe, --baselines"),
         (["evaluate", DEFAULT_MODEL, "nowhere"], "no model 'nowhere'"),
         (["evaluate", "--root", "."], "leave --root out"),
-        (["reproduce", "--no-run", "--only", "zegclpi"], "no method and no topic 'zegclpi'"),
+        (["reproduce", "--no-run", "--only", "zegclpi"], "did you mean 'zegclip'"),
         (["reproduce", "--no-run", "--seeds", "0,a"], "different whole numbers"),
         (["reproduce", "--no-run", "--seeds", "1,1"], "different whole numbers"),
         (["reproduce", "table", "--only", "recovery"], "leave 'table' out"),
@@ -360,27 +360,29 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["evaluate", "--split", "tset"], "train, val, test"),
         (["evaluate", "--data", "vocc"], "no data set is called 'vocc'"),
         (["evaluate", "--data", "voc", "--recipe", "zegclip-coco-to-voc"], "not both"),
-        (["evaluate", "--recipe", "zegclip-coco-to-vox"], "did you mean zegclip-coco-to-voc"),
+        (["evaluate", "--recipe", "zegclip-coco-to-vox"], "did you mean 'zegclip-coco-to-voc"),
         (["evaluate", "--recipe", "zegclip-coco-to-voc"], "--root"),
         (["recipes", "show"], "say which recipe to show"),
         (["recipes", "list", "zegclip-voc-inductive"], "recipes show zegclip-voc-inductive"),
         (["recipes", "show", "zegclip-coco-to-voc", "steps=3"], "nothing to change"),
-        (["recipes", "show", "zegclip-voc-inductive", "options.promts=3"], "did you mean prompts"),
+        (["recipes", "show", "zegclip-voc-inductive", "options.promts=3"], "did you mean 'prompts"),
         (["recipes", "show", "zegclip-voc-inductive", "data=vco"], "did you mean 'voc'"),
-        (["recipes", "show", "zegclip-voc-inductive", "setting=inductve"], "no setting is called"),
+        (["recipes", "show", "zegclip-voc-inductive", "setting=inductve"], "did you mean 'indu"),
+        (["recipes", "show", "zegclip-voc-inductive", "method=cascad"], "did you mean 'cascade'"),
+        (["recipes", "show", "zegclip-voc-inductive", "augmentation=crp"], "did you mean 'crop'"),
         (["recipes", "show", "zegclip-voc-inductive", "--config", "no.yaml"], "readable YAML file"),
         (
             ["segment", "a.png", "--model", "zegclip-miniature-inductiv"],
-            "did you mean zegclip-mini",
+            "did you mean 'zegclip-mini",
         ),
         (["doctor", "data", "miniature", "--out", "sheet.txt"], "end it in .png"),
         ("convert . -o out --vocabulary voc20".split(), ". is a folder: expected a weights file"),
         (["train", "zegclip-coco-to-voc"], "is an evaluation"),
         (["train", "zegclip-voc-inductive"], "data.root=FOLDER"),
-        (["train", "zegclip-miniature-inductive", "stesp=3"], "did you mean steps"),
-        (["train", "zegclip-miniature-inductive", "options.prompt=3"], "did you mean prompts"),
+        (["train", "zegclip-miniature-inductive", "stesp=3"], "did you mean 'steps"),
+        (["train", "zegclip-miniature-inductive", "options.prompt=3"], "did you mean 'prompts"),
         (["train", "zegclip-miniature-inductive", "--config", "no.yaml"], "no readable YAML file"),
-        (["train", "zegclip-miniature-inductve"], "did you mean zegclip-miniature-inductive"),
+        (["train", "zegclip-miniature-inductve"], "did you mean 'zegclip-miniature-inductive"),
         (["train", "zegclip-miniature-inductive", "options.depth=99"], "depth must be from 0 to 5"),
         (
             ["train", "cascade-miniature-inductive", "options.over=frozen"],
@@ -403,6 +405,10 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (
             "convert no.pth -o out --vocabulary ade20k --setting inductive".split(),
             "no vocabulary is called 'ade20k'",
+        ),
+        (
+            "convert no.pth -o out --vocabulary coco117 --setting inductive".split(),
+            "did you mean 'coco171'",
         ),
     ],
 )
@@ -807,7 +813,8 @@ def test_convert_makes_a_model_of_an_authors_file(unseen, micro_clip: CLIP, tmp_
     again = "convert authors.pth -o mine --vocabulary voc20 --setting transductive".split()
     assert_one_sentence(unseen(*again), "is of a model: name another folder")
     assert json.loads((tmp_path / "mine" / "config.json").read_text()) == config
-    assert unseen(*again, "--overwrite").code == 0
+    told = json.loads(unseen(*again, "--overwrite", "--json").out)
+    assert (told["model"], told["setting"], told["vocabulary"]) == ("mine", "transductive", "voc20")
     elsewhere = [*again[:3], "authors.pth/out", *again[4:]]
     assert_one_sentence(unseen(*elsewhere), "cannot be written")
 
@@ -860,7 +867,8 @@ def test_embed_writes_a_file_that_says_what_it_is_of(unseen, scene, segmenter):
     run = unseen("segment", scene, "--text", "text.safetensors", "--json")
     assert len(json.loads(run.out)[0]["labels"]) == 34
     assert_one_sentence(unseen("embed", "cow", "-o", "text.safetensors"), "there already")
-    assert unseen("embed", "cow, sky", "-o", "text.safetensors", "--overwrite").code == 0
+    told = unseen("embed", "cow, sky", "-o", "text.safetensors", "--overwrite", "--json")
+    assert json.loads(told.out)["names"] == ["cow", "sky"]
     assert TextEmbeddings.load("text.safetensors").vocabulary.templates == MULTI_TEMPLATES
     unseen("embed", "miniature", "-o", "one.safetensors", "--templates", "single")
     assert TextEmbeddings.load("one.safetensors").vocabulary.templates == SINGLE_TEMPLATE
@@ -937,12 +945,16 @@ def test_bench_tells_what_pictures_cost_part_by_part(unseen, tmp_path):
 def test_bench_prints_a_table_and_its_conditions(unseen):
     run = unseen(
         *"bench zegclip-miniature-supervised --tasks picture,loading --classes 3,4 --sizes 48x80 "
-        "--batch 2 --repeats 2 --warmup 0 --device cpu --json bench.json".split()
+        "--batch 2 --repeats 2 --warmup 0 --device cpu --out bench.json".split()
     )
     assert run.code == 0 and "4 classes" in run.err
     for part in ("| picture | fp32", "48×80", "18 × 64×64", "text embeddings given", "2 timed"):
         assert part in run.out
     found = json.loads(Path("bench.json").read_text())
+    again = unseen(*"bench zegclip-miniature-supervised --tasks loading --repeats 1 --json".split())
+    assert json.loads(again.out)[0]["case"]["task"] == "loading"
+    refused = unseen(*"bench zegclip-miniature-supervised --data --out a.json".split())
+    assert_one_sentence(refused, "--data goes without")
     assert [one["case"]["task"] for one in found] == ["picture", "picture", "loading"]
     assert all(len(one["seconds"]) == 2 and one["memory"] > 0 for one in found)
 

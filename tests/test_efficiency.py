@@ -139,7 +139,7 @@ def test_recipes_folders_and_shipped_models_are_described(segmenter, tmp_path):
     folder = describe(str(tmp_path / "m"))
     costs = {measure(one, repeats=0).executed for one in (shipped, recipe, folder)}
     assert len(costs) == 1
-    with pytest.raises(InputError, match="did you mean zegclip-miniature-inductive"):
+    with pytest.raises(InputError, match="did you mean 'zegclip-miniature-inductive"):
         describe("zegclip-miniature-inductve")
 
 

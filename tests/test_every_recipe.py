@@ -141,8 +141,8 @@ def test_photographic_batches_are_whole_windows_that_the_seed_decides(
     [
         ({"method": "zegclipp"}, "no method is called 'zegclipp'"),
         ({"setting": "semi"}, "no setting is called 'semi'"),
-        ({"augmentation": "mixup"}, "known are photographic, crop"),
-        ({"options": {"prompt": 3}}, "did you mean prompts"),
+        ({"augmentation": "mixup"}, "known: photographic, crop"),
+        ({"options": {"prompt": 3}}, "did you mean 'prompts"),
         ({"options": {"prompts": "ten"}}, "options.prompts must be a whole number"),
         ({"data": Source("vocc")}, "no data set is called 'vocc'"),
     ],

@@ -223,9 +223,11 @@ def test_the_command_exports_a_model_that_segments(capsys, monkeypatch, tmp_path
         return Run(capsys, monkeypatch, *arguments)
 
     shipped = "zegclip-miniature-inductive"
-    run = unseen("export", shipped, "--to", "onnx", "-o", "fast", "--int8")
+    run = unseen("export", shipped, "--to", "onnx", "-o", "fast", "--int8", "--json")
     assert run.code == 0, run.err
-    assert "pixels of 20 validation scenes" in run.err and "--model fast" in run.out
+    assert "pixels of 20 validation scenes" in run.err
+    told = json.loads(run.out)
+    assert (told["model"], told["to"]) == ("fast", "onnx") and told["agreement"] > 0.9
     assert_one_sentence(unseen("export", shipped, "--to", "onnx", "-o", "fast"), "--overwrite")
     Image.fromarray(Scenes("val", size=160)[3].image).save(tmp_path / "scene.png")
     run = unseen("segment", "scene.png", "--model", "fast", "--labels", "sky, grass, bus", "--json")

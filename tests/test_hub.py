@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from unseen import hub
+from unseen.card import make_card
 from unseen.checkpoints import load_pretrained
 from unseen.errors import InputError
 from unseen.segmenter import Segmenter
@@ -15,6 +16,7 @@ class Api:
     """Stands for huggingface_hub's: keeps what it was asked for."""
 
     calls: list[tuple]
+    readme: Path | None = None
 
     def __init__(self) -> None:
         Api.calls = []
@@ -23,8 +25,15 @@ class Api:
         self.calls.append((repository, options))
         return f"https://hub/{repository}"
 
-    def upload_folder(self, *, repo_id, folder_path, commit_message):
-        self.calls.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
+    def file_exists(self, repository, name):
+        return name == "README.md" and self.readme is not None
+
+    def hf_hub_download(self, repository, name):
+        return self.readme
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message, ignore_patterns):
+        names = {path.name for path in Path(folder_path).iterdir()} - {*(ignore_patterns or ())}
+        self.calls.append((repo_id, sorted(names)))
 
 
 @pytest.fixture
@@ -39,8 +48,21 @@ def test_a_model_is_pushed_as_its_folder(segmenter: Segmenter, online):
     assert segmenter.push_to_hub("owner/name", private=True) == "https://hub/owner/name"
     assert Api.calls == [
         ("owner/name", {"private": True, "exist_ok": True}),
-        ("owner/name", ["config.json", "model.safetensors"]),
+        ("owner/name", ["README.md", "config.json", "model.safetensors"]),
     ]
+
+
+def test_only_a_card_of_ours_is_replaced(segmenter, online, monkeypatch, tmp_path):
+    monkeypatch.setattr(Api, "readme", tmp_path / "README.md")
+    Api.readme.write_text(make_card(segmenter.config, name="owner/name"))
+    segmenter.push_to_hub("owner/name")
+    assert Api.calls[-1][1] == ["README.md", "config.json", "model.safetensors"]
+    Api.readme.write_text("# A person's own")
+    with pytest.warns(UserWarning, match="a person's own and stays"):
+        segmenter.push_to_hub("owner/name")
+    assert Api.calls[-1][1] == ["config.json", "model.safetensors"]
+    segmenter.push_to_hub("owner/name", card="# Their new words")
+    assert "README.md" in Api.calls[-1][1]
 
 
 def test_what_keeps_a_push_from_working_gets_one_sentence(segmenter, online, monkeypatch):

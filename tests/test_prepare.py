@@ -248,6 +248,8 @@ def test_data_is_prepared_and_examined(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     download_coco(tmp_path / "downloads")
     run = unseen("data", "prepare", "coco-stuff", "downloads", "data")
+    again = json.loads(unseen("data", "prepare", "coco", "downloads", "data", "--json").out)
+    assert again["made"] == 0 < again["kept"] and again["data"] == "coco"
     assert run.code == 0 and "train 2, val 1 pictures; 3 label maps made" in run.out
     assert "not comparable with published ones" in run.err
     command = run.out.splitlines()[-1].partition("unseen ")[2]

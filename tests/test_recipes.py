@@ -148,9 +148,9 @@ def test_later_changes_win_over_earlier_ones(tmp_path):
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("stesp=3", "did you mean steps"),
-        ("data.rot=x", "did you mean data.root"),
-        ("option.prompts=3", "did you mean options.prompts"),
+        ("stesp=3", "did you mean 'steps"),
+        ("data.rot=x", "did you mean 'data.root"),
+        ("option.prompts=3", "did you mean 'options.prompts"),
         ("expected=3", "no 'expected'"),
         ("steps=many", "steps must be a whole number, got 'many'"),
         ("steps=1.5", "whole number"),
@@ -194,7 +194,7 @@ def test_a_promise_holds_only_for_the_row_it_was_given_for():
 
 
 def test_unknown_recipes_and_evaluations_say_what_to_do():
-    with pytest.raises(InputError, match="did you mean zegclip-miniature-inductive"):
+    with pytest.raises(InputError, match="did you mean 'zegclip-miniature-inductive"):
         find_recipe("zegclip-miniature-inductve")
     with pytest.raises(InputError, match="unseen evaluate MODEL --recipe zegclip-coco-to-voc"):
         find_recipe("zegclip-coco-to-voc")

@@ -173,7 +173,7 @@ def test_a_missing_extra_says_what_to_install(micro_recipe: Recipe, tmp_path, mo
 
 
 def test_unknown_recipes_name_the_nearest():
-    with pytest.raises(InputError, match="did you mean zegclip-miniature-inductive"):
+    with pytest.raises(InputError, match="did you mean 'zegclip-miniature-inductive"):
         find_recipe("zegclip-miniature-inductve")
 
 

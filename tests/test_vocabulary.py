@@ -113,7 +113,7 @@ def test_an_unseen_name_must_be_among_the_names():
 
 
 def test_unknown_vocabulary_names_the_known():
-    with pytest.raises(InputError, match="known are voc20, coco171, miniature"):
+    with pytest.raises(InputError, match="known: voc20, coco171, miniature"):
         find_vocabulary("ade20k")
 
 

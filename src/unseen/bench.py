@@ -25,19 +25,20 @@ from torch import Tensor
 from unseen.backends import TorchBackend, autocast
 from unseen.building import open_source
 from unseen.catalogue import find_dataset
-from unseen.checkpoints import ModelConfig, shipped_models
+from unseen.checkpoints import ModelConfig
 from unseen.data.batches import Crops, Order
 from unseen.data.batches import load as load_batches
 from unseen.data.transforms import fit_short_side
 from unseen.efficiency import clock, describe, hardware
 from unseen.embeddings import TextEmbeddings
-from unseen.errors import InputError, require
+from unseen.errors import InputError, did_you_mean, require
 from unseen.learning import compute_loss, make_optimizer
 from unseen.metrics import markdown
 from unseen.readout import Windows
 from unseen.recipes import RECIPES, VOCABULARY_OF, Source, find_recipe
 from unseen.segmenter import Segmenter, resolve_device
 from unseen.settings import SUPERVISED, Setting, find_setting
+from unseen.shipped import shipped_models
 from unseen.vocabulary import Vocabulary, find_vocabulary
 from unseen.writing import write_whole
 
@@ -335,9 +336,9 @@ def prepare(case: Case) -> Work:
     if case.task == "loading":
         return loading(case)
     if case.task not in TASKS:
-        raise InputError(
-            f"no task is called {case.task!r}; known are {', '.join(TASKS)} and loading"
-        )
+        names = [*TASKS, "loading"]
+        hint = did_you_mean(case.task, names)
+        raise InputError(f"no task is called {case.task!r}{hint} (known: {', '.join(names)})")
     if min(case.repeats, case.batch, *case.size, case.classes or 1) < 1 or case.warmup < 0:
         raise InputError("repeats, batch, sizes and classes are whole numbers from 1")
     segmenter = load(case.model, case.device, case.precision, compile=case.compile)

@@ -1,6 +1,5 @@
 """From a recipe to what a training begins with: the data, the model, its text encoder."""
 
-import difflib
 import inspect
 import json
 from dataclasses import replace
@@ -8,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from unseen.catalogue import find_dataset, open_dataset
-from unseen.checkpoints import ModelConfig, StoredText, load_pretrained, shipped_clip
+from unseen.checkpoints import ModelConfig, StoredText, load_pretrained
 from unseen.clip import ImageEncoder, TextEncoder, load_clip
 from unseen.data.batches import AUGMENTATIONS
 from unseen.data.datasets import Dataset
-from unseen.errors import InputError
+from unseen.errors import InputError, did_you_mean
 from unseen.methods import METHODS
 from unseen.model import SegmentationModel
 from unseen.recipes import RECIPES, Recipe
 from unseen.settings import find_setting
+from unseen.shipped import shipped_clip
 
 LOSSES = ("masks", "softmax")
 
@@ -106,23 +106,19 @@ def check(recipe: Recipe) -> None:
     """
     find_setting(recipe.setting)
     find_dataset(recipe.data.name)
-    if recipe.loss not in LOSSES:
-        raise InputError(f"no loss is called {recipe.loss!r}; known are {', '.join(LOSSES)}")
-    if recipe.augmentation not in AUGMENTATIONS:
-        raise InputError(
-            f"no augmentation is called {recipe.augmentation!r}; "
-            f"known are {', '.join(AUGMENTATIONS)}"
-        )
-    if recipe.method not in METHODS:
-        raise InputError(
-            f"no method is called {recipe.method!r}; known are {', '.join(sorted(METHODS))}"
-        )
+    for what, name, names in (
+        ("loss", recipe.loss, LOSSES),
+        ("augmentation", recipe.augmentation, AUGMENTATIONS),
+        ("method", recipe.method, METHODS),
+    ):
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise InputError(f"no {what} is called {name!r}{hint} (known: {', '.join(names)})")
     parameters = inspect.signature(METHODS[recipe.method]).parameters
     known = [name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY]
     for name, value in recipe.options.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, known)
             raise InputError(
                 f"{recipe.method} has no option {name!r}{hint} (it has: {', '.join(known)})"
             )

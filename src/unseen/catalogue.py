@@ -1,6 +1,5 @@
 """Data sets by the name that recipes and commands call them."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +8,7 @@ from pathlib import Path
 from unseen.data.datasets import Dataset
 from unseen.data.own import SUFFIXES, own
 from unseen.data.published import camvid, coco, context, uavid, udd6, voc
-from unseen.errors import InputError
+from unseen.errors import InputError, did_you_mean
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
 from unseen.vocabulary import CAMVID_SMALL, CONTEXT59_RELEASED, UAVID_SMALL, UDD6_SMALL
@@ -91,8 +90,7 @@ def find_dataset(name: str) -> Entry | None:
     if name.lower().endswith(SUFFIXES):
         return None
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, DATASETS)
         raise InputError(
             f"no data set is called {name!r}{hint} (known: {', '.join(DATASETS)}, or a YAML file)"
         )

@@ -4,14 +4,12 @@ A folder holds ``config.json``, which says all that is needed to build the model
 was trained for, and ``model.safetensors``. No file is ever executed.
 """
 
-import difflib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +20,15 @@ from unseen.clip import ImageEncoder, TextConfig, TextEncoder, VisionConfig, fin
 from unseen.clip.archives import read_state
 from unseen.clip.weights import build_text_from_config, clip_config, fill
 from unseen.confidence import Confidence
-from unseen.errors import InputError
+from unseen.errors import InputError, did_you_mean
 from unseen.hub import fetch, is_repository
 from unseen.methods import METHODS
 from unseen.model import SegmentationModel
 from unseen.published import PUBLISHED
+from unseen.shipped import SHIPPED_CLIP, shipped_clip, shipped_model, shipped_models
 from unseen.vocabulary import Vocabulary
 from unseen.writing import write_text, write_whole
 
-SHIPPED_CLIP = "miniature"
 _TEXT = "text."  # before the names of the text encoder's weights
 
 
@@ -170,14 +168,22 @@ def load_pretrained(
     Raises:
         InputError: no such model, or a file that is broken, lacks a key or has one too many.
     """
-    folder = Path(source)
-    if not os.path.exists(folder):  # which is quiet about names too long for a path
-        if is_repository(str(source)):
-            return _load_folder(_fetch_model(str(source)), clip)
-        if str(source) not in shipped_models():
-            raise InputError(_whereabouts(str(source)))
-        folder = shipped_model(str(source))
-    return _load_folder(folder, clip)
+    return _load_folder(find_model(source), clip)
+
+
+def find_model(source: str | Path) -> Path:
+    """Return a model's folder by its name, from the package, the hub's cache or the network.
+
+    Raises:
+        InputError: no such model.
+    """
+    if os.path.exists(source):  # which is quiet about names too long for a path
+        return Path(source)
+    if is_repository(str(source)):
+        return _fetch_model(str(source))
+    if str(source) not in shipped_models():
+        raise InputError(_whereabouts(str(source)))
+    return shipped_model(str(source))
 
 
 def _fetch_model(repository: str) -> Path:
@@ -192,27 +198,6 @@ def _fetch_model(repository: str) -> Path:
             "model.safetensors"
         )
     return weights.parent
-
-
-def shipped_models() -> list[str]:
-    """Return the names of the models inside the package."""
-    assets = files("unseen.miniature") / "assets"
-    return sorted(
-        entry.name
-        for entry in assets.iterdir()
-        if entry.is_dir() and (entry / "config.json").is_file()
-    )
-
-
-def shipped_clip() -> Path:
-    """Return the folder of the miniature's CLIP."""
-    return shipped_model("clip")
-
-
-def shipped_model(name: str) -> Path:
-    """Return the folder of a model inside the package."""
-    with as_file(files("unseen.miniature") / "assets" / name) as path:
-        return path
 
 
 def _load_folder(
@@ -302,9 +287,8 @@ def _whereabouts(name: str) -> str:
     """Say where a model that is not here can be had."""
     if name in PUBLISHED:
         return f"{name} does not ship with unseen: {PUBLISHED[name].advice()}"
-    near = difflib.get_close_matches(name, [*shipped_models(), *PUBLISHED], n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(name, [*shipped_models(), *PUBLISHED])
     return (
-        f"there is no model {name!r}: {hint}give the folder of one, or a shipped name "
-        f"({', '.join(shipped_models())}); 'unseen recipes' lists those that can be trained"
+        f"there is no model {name!r}{hint} (give the folder of one, or a shipped name: "
+        f"{', '.join(shipped_models())}; 'unseen recipes' lists those that can be trained)"
     )

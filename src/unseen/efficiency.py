@@ -7,7 +7,6 @@ fvcore reads a traced graph, from which the trace has removed what nothing uses:
 decoder layer after its scores.
 """
 
-import difflib
 import math
 import os
 import platform
@@ -24,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from unseen.checkpoints import SHIPPED_CLIP, load_pretrained, shipped_clip, shipped_models
+from unseen.checkpoints import load_pretrained
 from unseen.clip import TextEncoder, load_clip
 from unseen.clip.model import (
     TEXT_B,
@@ -37,7 +36,7 @@ from unseen.clip.model import (
     TextConfig,
     VisionConfig,
 )
-from unseen.errors import InputError
+from unseen.errors import InputError, did_you_mean
 from unseen.hub import is_repository
 from unseen.methods import METHODS
 from unseen.methods.cascade import GROUPS
@@ -52,6 +51,7 @@ from unseen.recipes import (
     find_recipe,
     find_row,
 )
+from unseen.shipped import SHIPPED_CLIP, shipped_clip, shipped_models
 from unseen.vocabulary import find_vocabulary
 
 _OPENAI = "openai/clip-vit-"
@@ -152,8 +152,7 @@ def describe(source: str) -> Design:
                 loss_classes(recipe.method, trained, recipe.setting),
             )
         if not is_repository(source):
-            near = difflib.get_close_matches(source, [*shipped_models(), *RECIPES], n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(source, [*shipped_models(), *RECIPES, *EVALUATIONS])
             raise InputError(
                 f"there is no model's folder and no recipe {source!r}{hint} "
                 "('unseen recipes' lists the recipes)"

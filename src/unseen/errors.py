@@ -1,6 +1,8 @@
 """What a user can get wrong, as one sentence: what was expected, what came, what to do."""
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 
@@ -10,6 +12,12 @@ class InputError(ValueError):
 
 class MissingExtra(ImportError):
     """A command needs an optional dependency. Its sentence names the extra to install."""
+
+
+def did_you_mean(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return ``; did you mean 'x'?`` for the nearest of the known names, or nothing."""
+    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -32,7 +32,7 @@ from unseen.checkpoints import read_description
 from unseen.clip import fingerprint
 from unseen.clip.weights import clip_config
 from unseen.embeddings import TextEmbeddings
-from unseen.errors import InputError, require
+from unseen.errors import InputError, did_you_mean, require
 from unseen.miniature.scenes import Scenes
 from unseen.model import SegmentationModel
 from unseen.segmenter import Segmenter
@@ -113,7 +113,8 @@ def export_model(
         MissingExtra: what writes or runs the file is not installed.
     """
     if to not in FILES:
-        raise InputError(f"a model is exported to {', '.join(FILES)}; got {to!r}")
+        hint = did_you_mean(to, FILES)
+        raise InputError(f"a model is exported to {', '.join(FILES)}, not to {to!r}{hint}")
     if int8 and to == "torch":
         raise InputError("int8 is for onnx and openvino: torch programs are written in fp32")
     if segmenter.text is None:

@@ -12,15 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from unseen.checkpoints import (
-    SHIPPED_CLIP,
     ModelConfig,
     describing,
     read_config,
     read_description,
     refuse_exported,
-    shipped_clip,
-    shipped_model,
-    shipped_models,
 )
 from unseen.clip import ImageEncoder, TextConfig, TextEncoder, VisionConfig, load_clip
 from unseen.clip.archives import Archive, read_archive
@@ -28,6 +24,7 @@ from unseen.conversion import compare_keys, read_sizes, recognise
 from unseen.errors import InputError
 from unseen.methods import METHODS
 from unseen.published import KNOWN_SHA256, LOSS_BUFFER, TITLES
+from unseen.shipped import SHIPPED_CLIP, shipped_clip, shipped_model, shipped_models
 
 NOTHING_KNOWN = (
     "expected a checkpoint of ZegCLIP's, Cascade-CLIP's or CLIP-RC's authors, a model's folder, "

@@ -4,7 +4,6 @@ The published rows say what the authors' configurations say, checked against all
 scores are the authors' own where they print them; where sources disagree, ``note`` says so.
 """
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
@@ -13,8 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from unseen.errors import InputError
-from unseen.metrics import markdown
+from unseen.errors import InputError, did_you_mean
 from unseen.vocabulary import Vocabulary, find_vocabulary
 
 VOCABULARY_OF = {
@@ -500,7 +498,7 @@ def find_row(name: str) -> Recipe | Evaluation:
     rows: dict[str, Recipe | Evaluation] = {**RECIPES, **EVALUATIONS}
     if name not in rows:
         raise InputError(
-            f"no recipe is called {name!r}{_hint(name, rows)}; 'unseen recipes' lists them"
+            f"no recipe is called {name!r}{did_you_mean(name, rows)}; 'unseen recipes' lists them"
         )
     return rows[name]
 
@@ -524,6 +522,8 @@ def describe(row: Recipe | Evaluation) -> dict[str, Any]:
 
 def table() -> str:
     """Write all rows as two Markdown tables: the trainings, then the evaluations."""
+    from unseen.metrics import markdown  # late: names of recipes need no numpy
+
     trainings = [
         [
             recipe.name,
@@ -574,11 +574,6 @@ def _vocabulary(data: str) -> Vocabulary | None:
     return find_vocabulary(VOCABULARY_OF[data]) if data in VOCABULARY_OF else None
 
 
-def _hint(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
 # Overrides ---------------------------------------------------------------------------------------
 
 _SAME_RESULT = {"data.root", "seed"}
@@ -615,7 +610,9 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
                 value = replace(changed.get(top, getattr(recipe, top)), **{rest: value})
             changed[top] = value
         else:
-            raise InputError(f"a recipe has no {key!r}{_hint(key, [*types, 'options.prompts'])}")
+            raise InputError(
+                f"a recipe has no {key!r}{did_you_mean(key, [*types, 'options.prompts'])}"
+            )
     result = replace(recipe, **changed)
     changed_keys = set(differing(recipe, result.record()))
     if not changed_keys:
@@ -639,6 +636,28 @@ def differing(recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
     ours, theirs = (_flat(one) for one in (recipe.record(), {**record, **known}))
     keys = [key for key in {**ours, **theirs} if key not in _SAME_RESULT]
     return [key for key in keys if ours.get(key) != theirs.get(key)]
+
+
+def expectation(row: Recipe | Evaluation, record: Mapping[str, Any]) -> tuple[Expected | None, str]:
+    """Return what a row promises; or None, and what of the model is otherwise than the row says.
+
+    Args:
+        row: what the model is scored as.
+        record: how it was trained; empty for a converted model, which does not say.
+    """
+    plan = find_recipe(row.model) if isinstance(row, Evaluation) else row
+    changed = differing(plan, record) if record else []
+    if plan is row and changed == ["setting"]:  # plain self-training has scores of its own
+        own = override(plan, {"setting": record["setting"]}).expected
+        if own:
+            return own, ""
+    if not changed or row.expected is None:
+        return row.expected, ""
+    if "name" in changed:
+        return None, f"the model was trained by {record['name']}"
+    if "stopped_at" in changed:
+        return None, f"the model is half-trained, stopped after step {record['stopped_at']}"
+    return None, f"the model was trained with other {', '.join(changed)}"
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:

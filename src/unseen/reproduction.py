@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 
-from unseen.checkpoints import shipped_clip
 from unseen.claims import CLAIMS, CONTENDERS, SETTINGS, TABLE, Claim
 from unseen.clip import fingerprint, load_clip
 from unseen.data.datasets import Dataset, Subset
@@ -34,6 +33,7 @@ from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import edition
 from unseen.recipes import Recipe, find_recipe, override
 from unseen.segmenter import Segmenter
+from unseen.shipped import shipped_clip
 from unseen.training import fit
 from unseen.writing import write_text
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from unseen.errors import InputError, require
+from unseen.errors import InputError, did_you_mean, require
 from unseen.metrics import Scores, markdown, rounded, show, spread
 from unseen.writing import write_text
 
@@ -113,7 +113,8 @@ def check_loggers(names: Sequence[str]) -> None:
     """Refuse loggers that are not known."""
     for name in names:
         if name not in LOGGERS:
-            raise InputError(f"no logger is called {name!r}; known are {', '.join(LOGGERS)}")
+            hint = did_you_mean(name, LOGGERS)
+            raise InputError(f"no logger is called {name!r}{hint} (known: {', '.join(LOGGERS)})")
 
 
 def _open(name: str, folder: Path, facts: Mapping[str, Any]) -> Any:

@@ -17,13 +17,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from unseen.backends import Backend, TorchBackend, is_exported, load_exported
-from unseen.checkpoints import (
-    ModelConfig,
-    StoredText,
-    load_pretrained,
-    save_pretrained,
-    shipped_clip,
-)
+from unseen.card import MARK, is_public, make_card, without_places
+from unseen.checkpoints import ModelConfig, StoredText, load_pretrained, save_pretrained
 from unseen.clip import TextEncoder, fingerprint, load_clip
 from unseen.data.transforms import fit_short_side, resize_image
 from unseen.embeddings import TextEmbeddings, cached
@@ -43,7 +38,9 @@ from unseen.readout import (
     view_sides,
 )
 from unseen.segmentation import Segmentation
+from unseen.shipped import shipped_clip
 from unseen.vocabulary import Vocabulary, read_vocabulary
+from unseen.writing import write_text
 
 LONGEST_SIDE = 4096
 """Where ``Segmenter`` stops enlarging a very elongated picture, in pixels."""
@@ -201,21 +198,38 @@ class Segmenter:
         )
 
     def push_to_hub(
-        self, repo_id: str, *, private: bool = False, adapter_only: bool = False
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        adapter_only: bool = False,
+        card: str | None = None,
     ) -> str:
         """Write the model's folder to a repository of the Hugging Face Hub; return its address.
+
+        Folders of this machine are left out of its configuration.
 
         Args:
             repo_id: ``owner/name``; made if it is not there.
             private: hide a repository that is made.
             adapter_only: as in ``save_pretrained``.
+            card: its README.md; by default ``make_card`` writes one, which replaces none that a
+                person wrote.
 
         Raises:
-            InputError: not logged in, offline, or refused by the hub.
+            InputError: not logged in, offline, refused by the hub, or others cannot get the CLIP
+                that is left out.
         """
+        config = without_places(self.config)
+        if adapter_only and not is_public(config.clip):
+            raise InputError(
+                f"others cannot get the CLIP {self.config.clip!r}: push without adapter_only"
+            )
+        card = card or make_card(config, name=repo_id, adapter_only=adapter_only)
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, adapter_only=adapter_only)
-            return upload(Path(folder), repo_id, private=private)
+            save_pretrained(folder, self.model, self.text, config, adapter_only=adapter_only)
+            write_text(Path(folder) / "README.md", card)
+            return upload(Path(folder), repo_id, private=private, mark=MARK)
 
     @classmethod
     def from_clip(

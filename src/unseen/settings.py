@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from unseen.errors import InputError
+from unseen.errors import InputError, did_you_mean
 from unseen.vocabulary import IGNORE, Vocabulary
 
 Labels = Integer[Tensor, "B H W"]
@@ -105,5 +105,6 @@ SETTINGS = {
 def find_setting(name: str) -> Setting:
     """Return a setting by its name, or say which there are."""
     if name not in SETTINGS:
-        raise InputError(f"no setting is called {name!r}; known are {', '.join(SETTINGS)}")
+        hint = did_you_mean(name, SETTINGS)
+        raise InputError(f"no setting is called {name!r}{hint} (known: {', '.join(SETTINGS)})")
     return SETTINGS[name]

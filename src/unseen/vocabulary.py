@@ -5,7 +5,6 @@ A split is a list of *names*, never of indices: an index means nothing without t
 and that is how splits go wrong.
 """
 
-import difflib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from unseen.errors import InputError
+from unseen.errors import InputError, did_you_mean
 
 IGNORE = 255
 """The label of pixels that count for no class: void, padding, PASCAL VOC's background."""
@@ -284,10 +283,9 @@ def _refuse_misspelt(label: str) -> None:
         raise InputError(
             f"there is no file of labels at {label}; as a plain label, write '{label},'"
         )
-    near = difflib.get_close_matches(label.lower(), VOCABULARIES, n=1, cutoff=0.7)
-    if near:
+    if hint := did_you_mean(label.lower(), VOCABULARIES, cutoff=0.7):
         raise InputError(
-            f"no vocabulary is called {label!r}; did you mean {near[0]!r}? "
+            f"no vocabulary is called {label!r}{hint} "
             f"(known: {', '.join(VOCABULARIES)}; as a plain label, write '{label},')"
         )
 
@@ -295,5 +293,8 @@ def _refuse_misspelt(label: str) -> None:
 def find_vocabulary(name: str) -> Vocabulary:
     """Return a vocabulary by its name, or say which there are."""
     if name not in VOCABULARIES:
-        raise InputError(f"no vocabulary is called {name!r}; known are {', '.join(VOCABULARIES)}")
+        hint = did_you_mean(name, VOCABULARIES)
+        raise InputError(
+            f"no vocabulary is called {name!r}{hint} (known: {', '.join(VOCABULARIES)})"
+        )
     return VOCABULARIES[name]

@@ -4,16 +4,17 @@ Results go to standard output, everything else to standard error. torch is impor
 runs, not for ``--help``.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 
 from unseen.cli.bench import bench
 from unseen.cli.calibrate import calibrate
+from unseen.cli.card import card
 from unseen.cli.convert import convert
 from unseen.cli.data import data
 from unseen.cli.doctor import doctor
@@ -21,7 +22,8 @@ from unseen.cli.efficiency import efficiency
 from unseen.cli.embed import embed
 from unseen.cli.evaluate import evaluate
 from unseen.cli.export import export
-from unseen.cli.options import complain
+from unseen.cli.options import complain, wants_colour
+from unseen.cli.push import push
 from unseen.cli.recipes import recipes
 from unseen.cli.reproduce import reproduce
 from unseen.cli.runs import runs
@@ -43,6 +45,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "embed": embed,
     "efficiency": efficiency,
     "bench": bench,
+    "card": card,
+    "push": push,
 }
 
 FAMILIES: dict[str, typer.Typer] = {"data": data, "doctor": doctor}
@@ -58,6 +62,8 @@ app = typer.Typer(
 
 def _version(asked: bool) -> bool:
     if asked:
+        from importlib.metadata import version
+
         print(f"unseen {version('unseen')}")
         raise typer.Exit
     return asked
@@ -70,7 +76,13 @@ def _options(
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Name every pixel of a picture, also with classes nobody ever labelled."""
+    """Name every pixel of a picture, also with classes nobody ever labelled.
+
+    \b
+    unseen segment examples/wall.png --labels "giraffe, sky, brick wall"
+    unseen segment --help
+    unseen doctor
+    """
 
 
 for name, verb in VERBS.items():
@@ -86,8 +98,10 @@ def main() -> None:
         complain(f"warning: {message}")
 
     warnings.showwarning = show
+    if "_UNSEEN_COMPLETE" in os.environ:  # typer wraps help of options, and fish offers each line
+        os.environ["COLUMNS"] = "1000"
     try:
-        app(prog_name="unseen")
+        app(prog_name="unseen", color=None if wants_colour() else False)
     except (InputError, MissingExtra) as error:
         complain(f"error: {error}")
         sys.exit(2)

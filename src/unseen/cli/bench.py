@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
-from unseen.cli.options import Compile, Device, say
+from unseen.cli.completion import models_and_recipes
+from unseen.cli.completion import precisions as known_precisions
+from unseen.cli.completion import tasks as known_tasks
+from unseen.cli.options import Compile, Device, Json, say
 from unseen.errors import InputError
 
 
@@ -18,6 +21,7 @@ def bench(
         typer.Argument(
             metavar="MODEL|RECIPE...",
             help="Folders of models, shipped names, or recipes, whose weights are random.",
+            autocompletion=models_and_recipes,
         ),
     ],
     tasks: Annotated[
@@ -26,10 +30,16 @@ def bench(
             "--tasks",
             help="Of picture (to labels), windows (to scores on the patch grid), training (a "
             "step), loading (and augmenting, no model).",
+            autocompletion=known_tasks,
         ),
     ] = "picture,windows,training",
     precisions: Annotated[
-        str, typer.Option("--precisions", help="Of fp32, bf16, fp16 (autocast).")
+        str,
+        typer.Option(
+            "--precisions",
+            help="Of fp32, bf16, fp16 (autocast).",
+            autocompletion=known_precisions,
+        ),
     ] = "fp32",
     compile: Compile = False,
     classes: Annotated[
@@ -64,17 +74,18 @@ def bench(
             help="Also draw cost over labels and sizes here, .png or .svg (extra 'plots').",
         ),
     ] = None,
-    json: Annotated[
+    out: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="Also write every time here, as JSON."),
+        typer.Option("--out", metavar="FILE", help="Also write every time here, as JSON."),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Measure time and peak memory, over everything that lists name; text embeddings are random.
 
     \b
     unseen bench zegclip-coco-inductive --tasks picture --classes 20,171,1000 --plot cost.svg
     unseen bench zegclip-coco-inductive --data --root coco_stuff164k
-    unseen bench runs/mine zegclip-voc-inductive --precisions fp32,bf16 --json bench.json
+    unseen bench runs/mine zegclip-voc-inductive --precisions fp32,bf16 --out bench.json
     """
     from unseen.bench import Case, check_plot, measure_apart, tabulate
     from unseen.bench import plot as draw
@@ -86,7 +97,10 @@ def bench(
     pictures = [read_size(size) for size in listed(sizes)]
     batches = numbers(batch, "--batch")
     if data:
-        _tell_of_loading(models, root, batches[-1], device)
+        for wrong, option in ((plot, "--plot"), (out, "--out")):
+            if wrong is not None:
+                raise InputError(f"{option} is of models: --data goes without")
+        _tell_of_loading(models, root, batches[-1], device, json=json)
         return
     cases = []
     for task, model in product(listed(tasks), models):
@@ -120,30 +134,40 @@ def bench(
         measured.append(measure_apart(case))
         one = measured[-1]
         say(f"{case.model} {case.task} {one.shown}, {one.classes} classes: {one.p50:.3g} s")
-    print(tabulate(measured))
-    print(f"\n{measured[0].conditions()}")
+    facts = json_module.dumps([one.to_dict() for one in measured], indent=1)
+    print(facts if json else f"{tabulate(measured)}\n\n{measured[0].conditions()}")
     if plot is not None:
         draw(measured, plot)
-    if json is not None:
-        write_text(json, json_module.dumps([one.to_dict() for one in measured], indent=1) + "\n")
+    if out is not None:
+        write_text(out, facts + "\n")
 
 
-def _tell_of_loading(models: list[str], root: Path | None, batch: int, device: str) -> None:
+def _tell_of_loading(
+    models: list[str], root: Path | None, batch: int, device: str, *, json: bool
+) -> None:
     """Print what a recipe's pictures cost, beside what learning from them takes."""
+    from dataclasses import asdict
+
     from unseen.bench import Case, measure_apart
     from unseen.loading import measure_loading
     from unseen.recipes import find_recipe
 
+    facts = []
     for name in models:
         recipe = find_recipe(name)
         if root is not None:
             recipe = replace(recipe, data=replace(recipe.data, root=str(root)))
-        print(measure_loading(recipe))
+        loading = measure_loading(recipe)
         step = measure_apart(
             Case("training", name, batch=batch, device=device, warmup=1, repeats=2)
         )
-        print(f"\na training step takes {1000 * step.p50 / batch:.0f} ms a picture ({step.shown})")
-        print(step.conditions())
+        facts.append({**asdict(loading), "cores": loading.cores, "training": step.to_dict()})
+        if not json:
+            print(loading)
+            took = f"{1000 * step.p50 / batch:.0f} ms a picture ({step.shown})"
+            print(f"\na training step takes {took}\n{step.conditions()}")
+    if json:
+        print(json_module.dumps(facts, indent=1))
 
 
 def listed(text: str) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from unseen.cli.completion import datasets
 from unseen.cli.options import Device, JournalFolder, Json, say
 from unseen.errors import InputError
 
@@ -14,7 +15,11 @@ def calibrate(
     model: Annotated[Path, typer.Argument(help="Folder of a model; its config.json is changed.")],
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Data set. [default: what the model was trained on]"),
+        typer.Option(
+            "--data",
+            help="Data set. [default: what the model was trained on]",
+            autocompletion=datasets,
+        ),
     ] = None,
     root: Annotated[
         Path | None, typer.Option("--root", help="Folder of a data set that is on disk.")

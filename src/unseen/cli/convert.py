@@ -1,11 +1,13 @@
 """``unseen convert``."""
 
+import json as json_module
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from unseen.cli.options import Overwrite, refuse_existing, say
+from unseen.cli.completion import vocabularies
+from unseen.cli.options import Json, Overwrite, refuse_existing, say
 from unseen.errors import InputError
 
 
@@ -18,6 +20,7 @@ def convert(
             "--vocabulary",
             help="What it was trained on: voc20, coco171, context59-released. "
             "[default: what the file says]",
+            autocompletion=vocabularies,
         ),
     ] = None,
     setting: Annotated[
@@ -32,6 +35,7 @@ def convert(
         ),
     ] = False,
     overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
     """Turn a checkpoint of ZegCLIP's, Cascade-CLIP's or CLIP-RC's authors into a model.
 
@@ -70,7 +74,11 @@ def convert(
     )
     save_pretrained(output, model, text, config, adapter_only=adapter_only)
     say(f"{method}, {chosen}, {known.name}; unseen: {', '.join(known.unseen)}")
-    print(f"{output} holds the model; use it with: unseen segment PICTURE --model {output}")
+    if json:
+        facts = {"model": str(output), "method": method, "setting": chosen}
+        print(json_module.dumps({**facts, "vocabulary": known.name, "unseen": list(known.unseen)}))
+    else:
+        print(f"{output} holds the model; use it with: unseen segment PICTURE --model {output}")
 
 
 def _choose_setting(given: str | None, allowed: tuple[str, ...], path: Path) -> str:

@@ -1,14 +1,16 @@
 """``unseen data``."""
 
+import json as json_module
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from unseen.cli.options import say
+from unseen.cli.options import Json, say
 
 data = typer.Typer(
-    help="Prepare data sets.",
+    help="Prepare data sets.\n\n\b\nunseen data prepare voc downloads data",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -32,6 +34,7 @@ def prepare(
     copy: Annotated[
         bool, typer.Option("--copy", help="Copy pictures instead of linking to their folder.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Turn official downloads into what training and evaluation need.
 
@@ -47,6 +50,9 @@ def prepare(
     done = run(name, source, target, copy_pictures=copy)
     for warning in done.warnings:
         say(f"warning: {warning}")
+    if json:
+        print(json_module.dumps({"data": name, **asdict(done), "root": str(done.root)}, indent=1))
+        return
     counts = ", ".join(f"{split} {count}" for split, count in done.counts.items())
     print(f"{name}: {counts} pictures; {done.made} label maps made, {done.kept} were there")
     print(f"check it with: unseen doctor data {name} --root {done.root}")

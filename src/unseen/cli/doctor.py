@@ -1,29 +1,68 @@
 """``unseen doctor``."""
 
 import json as json_module
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from unseen.cli.completion import datasets
 from unseen.cli.doctor_checkpoint import checkpoint
-from unseen.cli.options import Json, say
+from unseen.cli.options import Json, paint, say
 from unseen.errors import InputError
 
 if TYPE_CHECKING:
     from unseen.data.doctor import Examination
 
+
+class _Family(TyperGroup):
+    """Looks at the environment where nothing else is named."""
+
+    def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        if not context.resilient_parsing and args in ([], ["--json"]):
+            args = ["environment", *args]
+        return super().parse_args(context, args)
+
+
 doctor = typer.Typer(
-    help="Look for what goes wrong in silence.",
-    no_args_is_help=True,
+    cls=_Family,
+    help="Look for what goes wrong in silence: here (without a verb), in data, in weights.\n\n"
+    "\b\nunseen doctor\nunseen doctor data voc --root VOCdevkit\nunseen doctor checkpoint FILE",
     rich_markup_mode=None,
 )
 doctor.command("checkpoint")(checkpoint)
 
 
 @doctor.command()
+def environment(json: Json = False) -> None:
+    """Say what is installed, for which extra, what the machine computes with, and what to do.
+
+    Exit code 1 tells of what is broken; notes tell of what could be better.
+
+    \b
+    unseen doctor environment
+    """
+    from unseen.environment import examine
+
+    found = examine()
+    if json:
+        print(json_module.dumps(found.to_dict(), indent=1))
+    else:
+        print("\n".join(paint(line, sys.stdout) for line in found.describe()))
+    if not found.is_healthy:
+        raise typer.Exit(1)
+
+
+@doctor.command()
 def data(
-    name: Annotated[str, typer.Argument(help="Data set, or a YAML file that describes one.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Data set, or a YAML file that describes one.", autocompletion=datasets
+        ),
+    ],
     root: Annotated[
         Path | None, typer.Option("--root", help="Folder of a data set that is on disk.")
     ] = None,

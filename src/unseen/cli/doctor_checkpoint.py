@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
+from unseen.cli.completion import models
 from unseen.cli.options import Json
 
 
 def checkpoint(
-    path: Annotated[Path, typer.Argument(metavar="FILE|FOLDER", help="What to look at.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE|FOLDER", help="What to look at.", autocompletion=models)
+    ],
     json: Json = False,
 ) -> None:
     """Say what a file of weights is, whether it is whole, and what to do with it.

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from unseen.cli.completion import models_and_recipes, vocabularies
 from unseen.cli.options import Device, Json, say
 from unseen.errors import InputError
 
@@ -15,6 +16,7 @@ def efficiency(
         typer.Argument(
             metavar="MODEL|RECIPE",
             help="Folder of a model, a shipped name, or a recipe, which needs no weights.",
+            autocompletion=models_and_recipes,
         ),
     ],
     size: Annotated[
@@ -33,7 +35,11 @@ def efficiency(
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option("--labels", help="As many classes as these: names, a file, a vocabulary."),
+        typer.Option(
+            "--labels",
+            help="As many classes as these: names, a file, a vocabulary.",
+            autocompletion=vocabularies,
+        ),
     ] = None,
     repeats: Annotated[
         int, typer.Option("--repeats", min=0, help="Windows to time; 0 counts only.")

@@ -1,11 +1,13 @@
 """``unseen embed``."""
 
+import json as json_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unseen.cli.options import Clip, Device, Model, Templates, find_labels, load_segmenter
+from unseen.cli.completion import vocabularies
+from unseen.cli.options import Clip, Device, Json, Model, Templates, find_labels, load_segmenter
 from unseen.errors import InputError
 
 
@@ -16,6 +18,7 @@ def embed(
             metavar="VOCABULARY",
             help="Name of a vocabulary (voc20, coco171, …), a file with a label a line, a data "
             "set's YAML file, or labels: 'cat, grass'.",
+            autocompletion=vocabularies,
         ),
     ],
     output: Annotated[
@@ -28,6 +31,7 @@ def embed(
         bool, typer.Option("--overwrite", help="Replace a file that is there already.")
     ] = False,
     device: Device = "auto",
+    json: Json = False,
 ) -> None:
     """Write the text embeddings of a vocabulary to a file.
 
@@ -37,7 +41,7 @@ def embed(
     unseen embed coco171 -o coco171.safetensors --clip ViT-B-16.pt
     unseen segment photo.jpg --clip ViT-B-16.pt --text coco171.safetensors
     """
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from unseen.vocabulary import TEMPLATES
 
@@ -51,4 +55,8 @@ def embed(
         vocabulary = replace(vocabulary, templates=TEMPLATES[templates])
     embeddings = segmenter.embed(vocabulary)
     embeddings.save(output)
-    print(f"{output} holds {embeddings.describe()}")
+    if json:
+        facts = {"file": str(output), "clip": embeddings.clip, **asdict(embeddings.vocabulary)}
+        print(json_module.dumps(facts, indent=1))
+    else:
+        print(f"{output} holds {embeddings.describe()}")

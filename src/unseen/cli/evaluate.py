@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unseen.cli.completion import datasets, models, rows
 from unseen.cli.options import (
     DEFAULT_MODEL,
     Calibration,
@@ -22,7 +23,6 @@ from unseen.cli.options import (
     say,
 )
 from unseen.cli.scores import (
-    expectation,
     find_differences,
     hardly_better,
     held_out,
@@ -46,7 +46,11 @@ if TYPE_CHECKING:
 def evaluate(
     scored: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL]...", help="The same as --model; several are compared."),
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="The same as --model; several are compared.",
+            autocompletion=models,
+        ),
     ] = None,
     model: Model = None,
     clip: Clip = None,
@@ -56,11 +60,16 @@ def evaluate(
             "--data",
             help="Which data set: miniature, voc, coco, context, …, or a YAML file. "
             "[default: what the model was trained on]",
+            autocompletion=datasets,
         ),
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", help="Score as this recipe says and print what it promises."),
+        typer.Option(
+            "--recipe",
+            help="Score as this recipe says and print what it promises.",
+            autocompletion=rows,
+        ),
     ] = None,
     root: Annotated[
         Path | None, typer.Option("--root", help="Folder of a data set that is on disk.")
@@ -161,7 +170,7 @@ def evaluate(
     from unseen.metrics import chance
     from unseen.page import write_report
     from unseen.processes import Processes
-    from unseen.recipes import Evaluation, Source, find_row
+    from unseen.recipes import Evaluation, Source, expectation, find_row
     from unseen.report import Record, Report, check_folder, describe
 
     several = compare or len(scored or ()) > 1

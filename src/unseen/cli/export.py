@@ -1,18 +1,27 @@
 """``unseen export``."""
 
+import json as json_module
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unseen.cli.options import Overwrite, refuse_existing, say
+from unseen.cli.completion import formats, models
+from unseen.cli.options import Json, Overwrite, refuse_existing, say
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Folder of a model, or a shipped name.")],
+    model: Annotated[
+        str, typer.Argument(help="Folder of a model, or a shipped name.", autocompletion=models)
+    ],
     to: Annotated[
         str,
-        typer.Option("--to", help="What to: onnx or openvino, which unseen runs too; or torch."),
+        typer.Option(
+            "--to",
+            help="What to: onnx or openvino, which unseen runs too; or torch.",
+            autocompletion=formats,
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the exported model.")],
     int8: Annotated[
@@ -20,6 +29,7 @@ def export(
         typer.Option("--int8", help="Weights of matrix products in 8 bits; of onnx, products too."),
     ] = False,
     overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
     """Write a model as a file for onnxruntime, OpenVINO or torch.export.
 
@@ -37,7 +47,10 @@ def export(
     refuse_existing(output, overwrite=overwrite)
     written = export_model(Segmenter.from_pretrained(model, device="cpu"), output, to=to, int8=int8)
     say(written.describe())
-    if to == "torch":
+    if json:
+        facts = {"model": str(output), **asdict(written), "path": str(written.path)}
+        print(json_module.dumps(facts, indent=1))
+    elif to == "torch":
         print(f"{written.path} holds the program; torch.export.load reads it")
     else:
         print(f"{output} holds the model; use it with: unseen segment PICTURE --model {output}")

@@ -1,11 +1,13 @@
 """Options that mean the same in every verb, and what they stand for."""
 
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from unseen.cli.completion import clips, models
 from unseen.errors import InputError
 from unseen.processes import Processes
 
@@ -19,12 +21,18 @@ DEFAULT_MODEL = "zegclip-miniature-inductive"
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", help=f"Folder of a model, or a shipped name. [default: {DEFAULT_MODEL}]"
+        "--model",
+        help=f"Folder of a model, or a shipped name. [default: {DEFAULT_MODEL}]",
+        autocompletion=models,
     ),
 ]
 Clip = Annotated[
     str | None,
-    typer.Option("--clip", help="CLIP alone, no model: weights file, folder or hub name."),
+    typer.Option(
+        "--clip",
+        help="CLIP alone, no model: weights file, folder or hub name.",
+        autocompletion=clips,
+    ),
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
@@ -89,14 +97,30 @@ JournalFolder = Annotated[
 def say(message: str) -> None:
     """Tell the person at the terminal something that is not the result; once, not by process."""
     if not Processes.started().rank:
-        print(message, file=sys.stderr)
+        print(paint(message, sys.stderr), file=sys.stderr)
 
 
 def complain(message: str) -> None:
     """Tell what is wrong, whichever process finds it."""
     processes = Processes.started()
     which = f" (process {processes.rank} of {processes.size})" if processes.size > 1 else ""
-    print(message + which, file=sys.stderr)
+    print(paint(message + which, sys.stderr), file=sys.stderr)
+
+
+_COLOURS = {"error": 31, "broken": 31, "warning": 33, "note": 36}
+
+
+def wants_colour() -> bool:
+    """Tell whether colour may be used on a terminal (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(line: str, stream: Any) -> str:
+    """Colour the word that says what a line is, if it goes to a terminal."""
+    word, colon, rest = line.partition(":")
+    if word not in _COLOURS or not (stream.isatty() and wants_colour()):
+        return line
+    return f"\033[{_COLOURS[word]}m{word}{colon}\033[0m{rest}"
 
 
 def load_segmenter(

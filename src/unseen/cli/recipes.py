@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from unseen.cli.completion import rows
 from unseen.cli.options import Json
 from unseen.errors import InputError
 
@@ -14,7 +15,7 @@ def recipes(
     action: Annotated[
         Literal["list", "show"], typer.Argument(help="A table of all, or all of one.")
     ] = "list",
-    name: Annotated[str | None, typer.Argument(help="What to show.")] = None,
+    name: Annotated[str | None, typer.Argument(help="What to show.", autocompletion=rows)] = None,
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As 'unseen train' takes.")
     ] = None,

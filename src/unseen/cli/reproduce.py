@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from unseen.cli.completion import contenders
 from unseen.cli.options import Device, Json, read_seeds, read_words, say
-from unseen.errors import InputError
+from unseen.errors import InputError, did_you_mean
 
 
 def reproduce(
@@ -17,7 +18,11 @@ def reproduce(
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, with commas.")] = "0,1,2",
     only: Annotated[
         str | None,
-        typer.Option("--only", help="Only these methods or topics of claims, with commas."),
+        typer.Option(
+            "--only",
+            help="Only these methods or topics of claims, with commas.",
+            autocompletion=contenders,
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", help="Folder with a JSON file for each run.")
@@ -50,10 +55,11 @@ def reproduce(
     from unseen.reproduction import claims_table, execute_all, load, needed, table, trials
 
     names = read_words(only) if only else [*TABLE, *TOPICS]
-    if strange := [name for name in names if name not in (*TABLE, *TOPICS)]:
+    known = [*TABLE, *TOPICS]
+    if strange := [name for name in names if name not in known]:
         raise InputError(
-            f"there is no method and no topic {strange[0]!r}: methods are {', '.join(TABLE)}; "
-            f"topics are {', '.join(TOPICS)}"
+            f"there is no method and no topic {strange[0]!r}{did_you_mean(strange[0], known)} "
+            f"(methods: {', '.join(TABLE)}; topics: {', '.join(TOPICS)})"
         )
     rows = [name for name in names if name in TABLE] if what != "claims" else []
     claims = [one for one in CLAIMS if one.topic in names] if what != "table" else []

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unseen.metrics import Scores
-    from unseen.recipes import Evaluation, Expected, Recipe
     from unseen.report import Record
     from unseen.vocabulary import Vocabulary
 
@@ -38,32 +37,6 @@ def print_curve(curves: "dict[float, Scores]", *, json: bool) -> None:
     best = max(curves, key=lambda gamma: curves[gamma].hiou)
     print(compare(rows, corner="γ"))
     print(f"\nbest hIoU: {100 * curves[best].hiou:.1f} at γ = {best:.2f}")
-
-
-def expectation(
-    row: "Recipe | Evaluation", record: dict[str, Any]
-) -> "tuple[Expected | None, str]":
-    """Return what a row promises; or None, and what of the model is otherwise than the row says.
-
-    Args:
-        row: what the model is scored as.
-        record: how it was trained; empty for a converted model, which does not say.
-    """
-    from unseen.recipes import Evaluation, differing, find_recipe, override
-
-    plan = find_recipe(row.model) if isinstance(row, Evaluation) else row
-    changed = differing(plan, record) if record else []
-    if plan is row and changed == ["setting"]:  # plain self-training has scores of its own
-        own = override(plan, {"setting": record["setting"]}).expected
-        if own:
-            return own, ""
-    if not changed or row.expected is None:
-        return row.expected, ""
-    if "name" in changed:
-        return None, f"the model was trained by {record['name']}"
-    if "stopped_at" in changed:
-        return None, f"the model is half-trained, stopped after step {record['stopped_at']}"
-    return None, f"the model was trained with other {', '.join(changed)}"
 
 
 def hardly_better(scores: "Scores", blind: "Scores") -> str:

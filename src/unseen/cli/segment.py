@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unseen.cli.completion import vocabularies
 from unseen.cli.options import (
     DEFAULT_MODEL,
     Calibration,
@@ -55,6 +56,7 @@ def segment(
             help="What to look for: 'cat, grass', a file with a label a line, a vocabulary "
             "(voc20, coco171, miniature) or a data set's YAML. [default: what --model was "
             "trained with]",
+            autocompletion=vocabularies,
         ),
     ] = None,
     model: Model = None,

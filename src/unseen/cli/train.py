@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from unseen.cli.completion import models, recipes
 from unseen.cli.options import Device, Json, Overwrite, read_seeds, refuse_existing, say
 from unseen.errors import InputError
 from unseen.processes import Processes
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe; 'unseen recipes' lists them.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a recipe; 'unseen recipes' lists them.", autocompletion=recipes
+        ),
+    ],
     changes: Annotated[
         list[str] | None,
         typer.Argument(
@@ -39,7 +45,9 @@ def train(
     start: Annotated[
         str | None,
         typer.Option(
-            "--from", help="Model whose weights to start from; with --seeds, {seed} in it is each."
+            "--from",
+            help="Model whose weights to start from; with --seeds, {seed} in it is each.",
+            autocompletion=models,
         ),
     ] = None,
     out: Annotated[

@@ -1,6 +1,5 @@
 """A data set of one's own, described in one YAML file (docs/data.md)."""
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import yaml
 from unseen.data.colours import Colour, ColourTable
 from unseen.data.datasets import MaskFolder, pair_up
 from unseen.data.published import read_list
-from unseen.errors import InputError
+from unseen.errors import InputError, did_you_mean
 from unseen.vocabulary import IGNORE, TEMPLATES, Vocabulary, find_vocabulary
 
 SUFFIXES = (".yaml", ".yml")
@@ -125,8 +124,7 @@ def _open(
 def _known(fields: Mapping[Any, Any], keys: tuple[str, ...], where: str) -> None:
     for key in fields:
         if key not in keys:
-            near = difflib.get_close_matches(str(key), keys, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(key, keys)
             raise InputError(f"{where} has no key {key!r}{hint} (known: {', '.join(keys)})")
 
 
@@ -218,8 +216,7 @@ def _label(name: object, vocabulary: Vocabulary, where: str) -> int:
     if name == "ignore":
         return IGNORE
     if name not in vocabulary.names:
-        near = difflib.get_close_matches(str(name), vocabulary.names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, vocabulary.names)
         raise InputError(f"{where} names {name!r}, which is not among names{hint}")
     return vocabulary.names.index(str(name))
 
