@@ -1,6 +1,7 @@
 """Small models and folders that several tests share."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,22 @@ MICRO_PRETRAINING = Pretraining(
     text_layers=1,
     embed_dim=32,
 )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much of the documents was run, and why the rest was not."""
+    counts: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("passed", []):
+        counts += Counter(dict(report.user_properties).get("documents", {}))
+    if counts:
+        ran = counts.pop("ran", 0)
+        terminalreporter.section("documents")
+        terminalreporter.line(
+            f"{ran} code blocks and commands ran, where they need data or models on small made-up "
+            f"ones; {counts.total()} did not:"
+        )
+        for reason, count in counts.most_common():
+            terminalreporter.line(f"{count:4} {reason}")
 
 
 @pytest.fixture(autouse=True)

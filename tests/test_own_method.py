@@ -8,8 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unseen import ImageFeatures, Prediction, SegmentationModel, Segmenter, evaluate, fit
+from unseen import (
+    ImageFeatures,
+    InputError,
+    Prediction,
+    SegmentationModel,
+    Segmenter,
+    evaluate,
+    fit,
+)
 from unseen.data.datasets import Subset
+from unseen.learning import check_prediction
 from unseen.methods import METHODS
 from unseen.methods.cascade import Cascade
 from unseen.methods.encoder import PromptedEncoder, Stages
@@ -48,6 +57,30 @@ def test_a_new_method_trains_saves_and_is_scored(micro_recipe, tmp_path, monkeyp
     assert (again(picture, "bus, sky").mask == trained(picture, "bus, sky").mask).all()
     scenes = Subset(Scenes("test", vocabulary=MICRO, size=48), 2)
     assert 0 <= evaluate(again, scenes).pixel_accuracy <= 1
+
+
+class TurnedHead(CosineHead):
+    """Classes last, where they must be second."""
+
+    def forward(self, features: ImageFeatures, text: Float[Tensor, "C D"]) -> Prediction:
+        return Prediction(super().forward(features, text).logits.movedim(1, -1))
+
+
+def test_a_head_whose_axes_are_turned_is_told_so(micro_recipe, tmp_path, monkeypatch):
+    def turned(clip) -> SegmentationModel:
+        return SegmentationModel(
+            PromptedEncoder(clip, prompts=2), TurnedHead(clip.config.embed_dim)
+        )
+
+    monkeypatch.setitem(METHODS, "turned", turned)
+    recipe = replace(micro_recipe, method="turned", options={})
+    with pytest.raises(InputError, match=r"got logits \(4, 6, 6, 13\): put classes second"):
+        fit(recipe, out=tmp_path / "run", device="cpu")
+
+
+def test_a_head_that_returns_a_bare_tensor_is_told_so():
+    with pytest.raises(InputError, match="must return a Prediction .* got Tensor"):
+        check_prediction(torch.zeros(2, 3, 4, 4), 2, 3)
 
 
 def test_a_new_head_cascades_at_once(micro_clip):

@@ -75,8 +75,12 @@ def compute_loss(
         auxiliary_weight: factor of every term that the head itself returns.
         average: from what the terms are divided by (present pairs, or labelled pixels) to its mean
             over all parts of the batch, where this is one of several.
+
+    Raises:
+        InputError: the head answers something else than it should.
     """
     prediction = model(images, text)
+    check_prediction(prediction, len(images), len(text))
     target = setting.target(labels, prediction.logits.detach(), vocabulary)
     count = average(weigh(target, len(text), loss))
     if loss == "softmax":
@@ -91,6 +95,21 @@ def compute_loss(
         )
     auxiliary = {name: auxiliary_weight * term for name, term in prediction.auxiliary.items()}
     return {**losses, **auxiliary}
+
+
+def check_prediction(prediction: object, images: int, classes: int) -> None:
+    """Refuse what a new head may get wrong; it would train, and show far from here.
+
+    Raises:
+        InputError: no ``Prediction``, or logits whose axes are not those of pictures and classes.
+    """
+    logits = getattr(prediction, "logits", None)
+    if logits is None or logits.ndim != 4 or logits.shape[:2] != (images, classes):
+        got = type(prediction).__name__ if logits is None else f"logits {tuple(logits.shape)}"
+        raise InputError(
+            f"the head must return a Prediction with logits (B, C, h, w), here ({images}, "
+            f"{classes}, h, w); got {got}: put classes second, and see docs/own-method.md"
+        )
 
 
 def weigh(target: Integer[Tensor, "B H W"], classes: int, loss: str) -> Float[Tensor, ""]:

@@ -324,12 +324,13 @@ def table(results: Results) -> str:
             if not found:
                 continue
             scores = [facts["scores"]["published"] for facts in found]
+            columns = [[one[column] for one in scores] for column in COLUMNS]
             chosen = [facts["scores"]["chosen"]["hIoU"] for facts in found]
             rows.append(
                 [
                     contender.title,
                     setting or "training-free",
-                    *(spread([one[column] for one in scores]) for column in COLUMNS),
+                    *("–" if None in values else spread(values) for values in columns),
                     spread(chosen) if setting == "inductive" else "",
                     f"{found[0]['trainable_parameters'] / 1e3:,.0f} k" if setting else "–",
                     spread([f["training_seconds"] / 60 for f in found]) if setting else "–",

@@ -85,10 +85,11 @@ def resolve_device(device: str) -> torch.device:
 class Segmenter:
     """Names the pixels of pictures with any words.
 
-    >>> segmenter = Segmenter.from_pretrained("zegclip-miniature-inductive")
-    >>> result = segmenter("examples/wall.png", ["giraffe", "grass", "sky"])
-    >>> result.mask.shape, result.labels
-    ((384, 512), ('giraffe', 'grass', 'sky'))
+    Examples:
+        >>> segmenter = Segmenter.from_pretrained("zegclip-miniature-inductive")
+        >>> result = segmenter("examples/wall.png", ["giraffe", "grass", "sky"])
+        >>> result.mask.shape, result.labels
+        ((384, 512), ('giraffe', 'grass', 'sky'))
 
     Args:
         model: the segmentation model, or what runs it.
