@@ -196,7 +196,7 @@ def test_a_stopped_segmentation_goes_on_with_what_is_whole(unseen, alone, tmp_pa
     uninterrupted = unseen(*words[:-2])
     files = {path: path.read_bytes() for path in (tmp_path / "segmented").iterdir()}
     shutil.rmtree(tmp_path / "segmented")
-    read, done = "unseen.data.images.read_image", []
+    read, done = "unseen.pictures.read_image", []
     from unseen.data.images import read_image
 
     def read_two(path):
