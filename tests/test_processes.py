@@ -202,14 +202,14 @@ def test_a_stopped_segmentation_goes_on_with_what_is_whole(unseen, alone, tmp_pa
     def read_two(path):
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(path.name)
+        done.append(Path(path).name)
         return read_image(path)
 
     monkeypatch.setattr(read, read_two)
     assert unseen(*words).code == 130
     assert done == ["0.png", "1.png"] and len(listed(tmp_path / "j")) == 2
     done.clear()
-    monkeypatch.setattr(read, lambda path: done.append(path.name) or read_image(path))
+    monkeypatch.setattr(read, lambda path: done.append(Path(path).name) or read_image(path))
     assert unseen(*words).out == uninterrupted.out
     assert done == ["2.png", "3.png"]
     assert {path: path.read_bytes() for path in (tmp_path / "segmented").iterdir()} == files
