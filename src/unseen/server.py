@@ -44,7 +44,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 better, and one of them starts another program."""
 
 LONGEST = 2**15
-"""Pixels of a picture's longer side: memory for the rest of one is of its pixels, not its sides."""
+"""Pixels of a picture's longer side, each of which takes the read-out many times the memory of one
+within."""
 
 WORDS = 4096
 """Words of each model whose embeddings are kept."""
