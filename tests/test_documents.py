@@ -17,7 +17,12 @@ from stage import set_stage
 from unseen import METHODS
 from unseen.cli import main
 
-NEVER_RUN = {"pip install": "installs packages", "pytest": "runs these tests"}
+NEVER_RUN = {
+    "pip install": "installs packages",
+    "pytest": "runs these tests",
+    "unseen demo": "runs until it is stopped",
+    "unseen serve": "runs until it is stopped",
+}
 """Commands that need no comment, by how they begin."""
 
 
