@@ -6,6 +6,7 @@ import shutil
 import sys
 import warnings
 from collections import Counter
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,15 +17,22 @@ from stage import set_stage
 from unseen import METHODS
 from unseen.cli import main
 
-NEVER_RUN = {"pip install": "installs packages", "pytest": "runs these tests"}
+NEVER_RUN = {
+    "pip install": "installs packages",
+    "pytest": "runs these tests",
+    "unseen demo": "runs until it is stopped",
+    "unseen serve": "runs until it is stopped",
+}
 """Commands that need no comment, by how they begin."""
 
 
 def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Call the command line as a shell would; anything but exit code 0 is an error."""
+    command, _, target = command.partition(" > ")
     monkeypatch.setattr(sys, "argv", shlex.split(command, comments=True))
     try:
-        main()
+        with open(target, "w") if target else nullcontext(sys.stdout) as out, redirect_stdout(out):
+            main()
     except SystemExit as stop:
         if stop.code:
             raise AssertionError(f"{command}: exit code {stop.code}") from stop
@@ -60,6 +68,7 @@ def count_all(block: Block, title: str) -> Counter[str]:
 def work_through(path, monkeypatch, folder) -> Counter[str]:
     """Run a document from its top to its end in a folder."""
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder))  # the user's own is nothing to try commands on
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line sets it
     names: dict[str, object] = {"__name__": "__main__"}
     counts: Counter[str] = Counter()
