@@ -402,23 +402,10 @@ def find_likeliest(
 
     As the authors do it: the mean of a softmax over the classes of each view's scores.
     """
-    everywhere = [Enlarged(view, size) for view in views]
-    classes = torch.arange(len(views[0].bias), device=views[0].logits.device)
     weight = sum(view.weight for view in views)
     mask = np.zeros(size, np.int64)
     best = np.zeros(size, np.float32)
-    most = _SCORES.get(classes.device.type, 2**22)
-    tiles: list[Tile] = [((0, size[0]), (0, size[1]))]
-    while tiles:
-        tile = tiles.pop()
-        place = slice(*tile[0]), slice(*tile[1])
-        if len(classes) * mask[place].size > most and mask[place].size > 1:
-            tiles += halve(tile)
-            continue
-        total = sum(
-            one.scores(tile, classes).softmax(dim=2).mul_(one.view.weight) for one in everywhere
-        )
-        assert isinstance(total, Tensor)
+    for place, total in _add(views, size, likely=True):
         values, winners = total.max(dim=2)
         mask[place], best[place] = winners.cpu().numpy(), (values / weight).cpu().numpy()
     return mask, best
@@ -432,26 +419,33 @@ def find_margins(views: Sequence[View], size: tuple[int, int]) -> Float[np.ndarr
         views: one, whose scores are compared, or several, whose mean probabilities are.
         size: (height, width) of the picture.
     """
-    everywhere = [Enlarged(view, size) for view in views]
-    classes = torch.arange(len(views[0].bias), device=views[0].logits.device)
     weight = sum(view.weight for view in views)
     margins = np.zeros(size, np.float32)
+    for place, total in _add(views, size, likely=len(views) > 1):
+        first, *second = total.topk(min(2, total.shape[2]), dim=2).values.unbind(dim=2)
+        margins[place] = ((first - sum(second)) / weight).cpu().numpy()
+    return margins
+
+
+def _add(
+    views: Sequence[View], size: tuple[int, int], *, likely: bool
+) -> Iterator[tuple[tuple[slice, slice], Float[Tensor, "y x C"]]]:
+    """Yield tiles of a picture, and every class's scores, or likelihoods, of all views there."""
+    everywhere = [Enlarged(view, size) for view in views]
+    classes = torch.arange(len(views[0].bias), device=views[0].logits.device)
     most = _SCORES.get(classes.device.type, 2**22)
     tiles: list[Tile] = [((0, size[0]), (0, size[1]))]
     while tiles:
         tile = tiles.pop()
-        place = slice(*tile[0]), slice(*tile[1])
-        if len(classes) * margins[place].size > most and margins[place].size > 1:
+        if len(classes) * area(tile) > most and area(tile) > 1:
             tiles += halve(tile)
             continue
-        scores = [one.scores(tile, classes) for one in everywhere]
-        if len(views) > 1:
-            scores = [
-                s.softmax(dim=2) * v.weight / weight for s, v in zip(scores, views, strict=True)
-            ]
-        best = torch.stack(scores).sum(dim=0).topk(min(2, len(classes)), dim=2).values
-        margins[place] = (best[..., 0] - (best[..., 1] if len(classes) > 1 else 0)).cpu().numpy()
-    return margins
+        scores = (one.scores(tile, classes) for one in everywhere)
+        if likely:
+            scores = (some.softmax(dim=2) for some in scores)
+        total = sum(some.mul_(view.weight) for some, view in zip(scores, views, strict=True))
+        assert isinstance(total, Tensor)
+        yield (slice(*tile[0]), slice(*tile[1])), total
 
 
 def view_sides(short_side: int) -> dict[int, int]:
