@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -992,3 +993,11 @@ def test_it_runs_as_a_module():
         [sys.executable, "-m", "unseen", "segment"], capture_output=True, text=True
     )
     assert result.returncode == 2 and "Missing argument" in result.stderr
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(unseen):
+    pytest.importorskip("uvicorn")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = unseen("serve", "--port", port, "--model", "nowhere")
+        assert_one_sentence(run, f"nothing can be served at 127.0.0.1:{port}")

@@ -181,7 +181,7 @@ def test_files_hold_what_the_page_shows(tmp_path):
 def test_a_taken_port_is_one_sentence():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"cannot be served at 127.0.0.1:{port} .*--port"):
+        with pytest.raises(InputError, match=f"can be served at 127.0.0.1:{port} .*--port"):
             find_port("127.0.0.1", port)
     assert find_port("127.0.0.1", port) == port
     with pytest.raises(InputError, match="--host"):

@@ -57,6 +57,9 @@ def test_a_new_method_trains_saves_and_is_scored(micro_recipe, tmp_path, monkeyp
     assert (again(picture, "bus, sky").mask == trained(picture, "bus, sky").mask).all()
     scenes = Subset(Scenes("test", vocabulary=MICRO, size=48), 2)
     assert 0 <= evaluate(again, scenes).pixel_accuracy <= 1
+    monkeypatch.delitem(METHODS, "cosine")
+    with pytest.raises(InputError, match="of the method 'cosine', which is none of .*: import"):
+        Segmenter.from_pretrained(tmp_path / "run", device="cpu")
 
 
 class TurnedHead(CosineHead):

@@ -224,6 +224,12 @@ def _load_folder(
             sizes = description["encoders"]
             text = StoredText(path, sizes, description["text_fingerprint"], _TEXT)
             image = ImageEncoder(VisionConfig(**sizes["vision"]))
+        if config.method not in METHODS:
+            raise InputError(
+                f"{folder} is of the method {config.method!r}, which is none of "
+                f"{', '.join(METHODS)}: import the file that adds it to METHODS first "
+                "(docs/own-method.md)"
+            )
         model = METHODS[config.method](image, **config.options)
     fill(model, state, f"the {config.method} of {folder}", mapped=True)
     return model.eval(), text, config

@@ -509,5 +509,5 @@ def find_port(host: str, port: int) -> int:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"the page cannot be served at {host}:{port} ({reason}): give another --port or --host"
+            f"nothing can be served at {host}:{port} ({reason}): give another --port or --host"
         ) from None

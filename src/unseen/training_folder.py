@@ -60,7 +60,7 @@ class TrainingFolder:
         }
         self._best = 0.0
         self._log: Log | None = None
-        self._since = 0.0, 0  # when the last report was, and of which step
+        self._since = time.monotonic(), 0  # when the last report was, and of which step
 
     @property
     def states(self) -> Path:
@@ -81,11 +81,11 @@ class TrainingFolder:
         require_same(state["identity"], self._identity, file.path)
         self._learner.restore(state)
         self._best = state["best"]
+        self._since = time.monotonic(), file.step
         return file.step
 
     def begin(self, step: int) -> None:
         """Open the log; before the first step, remove what an earlier training left."""
-        self._since = time.monotonic(), step
         if not self._fabric.is_global_zero:
             return
         if step == 0:

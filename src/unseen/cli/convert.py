@@ -13,7 +13,7 @@ from unseen.errors import InputError
 
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="The authors' .pth file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
+    output: Annotated[Path, typer.Option("--out", "--output", "-o", help="Folder for the model.")],
     vocabulary: Annotated[
         str | None,
         typer.Option(

@@ -22,7 +22,7 @@ def embed(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write; ends in .safetensors.")
+        Path, typer.Option("--out", "--output", "-o", help="File to write; ends in .safetensors.")
     ],
     model: Model = None,
     clip: Clip = None,

@@ -23,7 +23,9 @@ def export(
             autocompletion=formats,
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the exported model.")],
+    output: Annotated[
+        Path, typer.Option("--out", "--output", "-o", help="Folder for the exported model.")
+    ],
     int8: Annotated[
         bool,
         typer.Option("--int8", help="Weights of matrix products in 8 bits; of onnx, products too."),

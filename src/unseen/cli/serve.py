@@ -78,9 +78,11 @@ def serve(
     import uvicorn
 
     from unseen.backends import is_exported
+    from unseen.demo import find_port
     from unseen.segmenter import resolve_device
     from unseen.server import Limits, make_app
 
+    port = find_port(host, port)
     sources = model or ([] if clip else [DEFAULT_MODEL])
     names = [Path(source).name for source in [*sources, *([clip] if clip else [])]]
     if len(set(names)) < len(names):
