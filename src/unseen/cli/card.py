@@ -51,6 +51,7 @@ def write_card(model: str, name: str, licence: str, *, adapter_only: bool) -> st
         read_description,
         refuse_exported,
     )
+    from unseen.shipped import shipped_models
 
     folder = find_model(model)
     description = read_description(folder)
@@ -62,6 +63,6 @@ def write_card(model: str, name: str, licence: str, *, adapter_only: bool) -> st
         name=name,
         adapter_only=adapter_only,
         measured=read_measured(folder),
-        licence=licence,
+        licence=licence or ("mit" if model in shipped_models() else ""),
     )
     return read_own_card(folder) or made
