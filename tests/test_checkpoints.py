@@ -96,7 +96,7 @@ def change_state(folder: Path, **changes) -> None:
             lambda f: (f / "config.json").write_text(
                 (f / "config.json").read_text().replace('"zegclip"', '"zigclip"')
             ),
-            "does not describe a model this version knows",
+            "of the method .zigclip., which is none of",
         ),
     ],
 )
