@@ -27,12 +27,12 @@ from unseen.demo import (
     check_labels,
     describe,
     find,
-    find_port,
     read_upload,
     write_file,
 )
 from unseen.errors import InputError
 from unseen.miniature.scenes import EXAMPLES, draw_example
+from unseen.ports import find_port
 from unseen.segmentation import Segmentation
 from unseen.segmenter import Segmenter
 from unseen.vocabulary import MINIATURE

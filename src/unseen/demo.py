@@ -10,7 +10,6 @@ import io
 import json
 import os
 import re
-import socket
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from unseen.data.images import decode_image
 from unseen.drawing import overlay, palette
 from unseen.errors import InputError, require
 from unseen.miniature.scenes import EXAMPLES, draw_example
+from unseen.ports import find_port
 from unseen.segmentation import Segmentation, save_image
 from unseen.segmenter import Segmenter
 from unseen.vocabulary import MINIATURE
@@ -495,19 +495,3 @@ def serve(
             yield address
         finally:
             page.close(verbose=False)
-
-
-def find_port(host: str, port: int) -> int:
-    """Return the port, or a free one for 0.
-
-    Raises:
-        InputError: it cannot be listened at.
-    """
-    try:
-        with socket.create_server((host, port)) as listening:
-            return int(listening.getsockname()[1])
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"nothing can be served at {host}:{port} ({reason}): give another --port or --host"
-        ) from None

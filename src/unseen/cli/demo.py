@@ -45,8 +45,9 @@ def demo(
     require("gradio", extra="demo")
     import webbrowser
 
-    from unseen.demo import find_port, serve
+    from unseen.demo import serve
     from unseen.interruption import watch
+    from unseen.ports import find_port
 
     port = find_port(host, port)  # before models are loaded
     wanted = [(name, None) for name in model or ()] + [(None, name) for name in clip or ()]

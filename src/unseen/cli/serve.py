@@ -78,7 +78,7 @@ def serve(
     import uvicorn
 
     from unseen.backends import is_exported
-    from unseen.demo import find_port
+    from unseen.ports import find_port
     from unseen.segmenter import resolve_device
     from unseen.server import Limits, make_app
 
