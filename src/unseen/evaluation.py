@@ -1,7 +1,7 @@
 """Scores of a segmenter on a data set."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ from unseen.checkpoints import ModelConfig
 from unseen.confidence import Confidence, fit_curve
 from unseen.data.datasets import Dataset, Sample
 from unseen.embeddings import TextEmbeddings
-from unseen.errors import InputError
+from unseen.errors import InputError, did_you_mean
 from unseen.journal import Journal
 from unseen.methods import METHODS, maskclip
 from unseen.metrics import BINS, UNIT, Scores, add_sparse, count_reliability, to_sparse
@@ -56,12 +56,41 @@ class Keeper(Protocol):
         """Take what was kept of a picture; all pictures come, in order."""
 
 
+def put_into_words(
+    vocabulary: Vocabulary, words: Mapping[str, Sequence[str]]
+) -> tuple[Vocabulary, tuple[str, ...]]:
+    """Return the words to look for, and the name that each of them stands for.
+
+    Args:
+        vocabulary: the names; those without words stand for themselves.
+        words: of a name, as ``{"background": ["sky", "wall"]}``.
+
+    Raises:
+        InputError: words of a name that is not there, no words of a name, or a word twice.
+    """
+    for name, given in words.items():
+        if name not in vocabulary.names or not given:
+            wrong = "is given no words" if not given else "is no label of the data set"
+            hint = did_you_mean(name, vocabulary.names) if given else ""
+            raise InputError(f"{name!r} {wrong}{hint}")
+    pairs = [(word, name) for name in vocabulary.names for word in words.get(name, (name,))]
+    spelt, names = zip(*pairs, strict=True)
+    return replace(vocabulary, names=spelt, unseen=(), stuff=()), names
+
+
 def _offer(
-    segmenter: Segmenter, dataset: Dataset, labels: Vocabulary | TextEmbeddings | None
+    segmenter: Segmenter,
+    dataset: Dataset,
+    labels: Vocabulary | TextEmbeddings | None,
+    words: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[TextEmbeddings, Integer[np.ndarray, " C"]]:
     """Return the labels offered to the model, embedded, and where they stand in the data set's."""
     offered = dataset.vocabulary if labels is None else labels
     names = offered.vocabulary.names if isinstance(offered, TextEmbeddings) else offered.names
+    if words:
+        if isinstance(offered, TextEmbeddings):
+            raise InputError("words are for labels to be read: these embeddings are read already")
+        offered, names = put_into_words(offered, words)
     strangers = [name for name in names if name not in dataset.vocabulary.names]
     if strangers:
         raise InputError(
@@ -96,6 +125,7 @@ def evaluate(
     dataset: Dataset,
     *,
     labels: Vocabulary | TextEmbeddings | None = None,
+    words: Mapping[str, Sequence[str]] | None = None,
     calibration: float | None = None,
     tta: bool = False,
     watch: Sequence[Callable[[Judged], object]] = (),
@@ -109,6 +139,8 @@ def evaluate(
         segmenter: what is judged.
         dataset: pictures with label maps.
         labels: the names offered to the model, all of the data set's by default.
+        words: of some of these names, what is looked for in their place: a pixel that any of
+            ``{"background": ["sky", "wall"]}`` fits best is background.
         calibration: γ; by default the model's own, or 0 on a vocabulary it was not trained with.
         tta: average over scales and mirror images, as the authors' ``--aug-test``.
         watch: called with every picture that this process segments: what draws.
@@ -119,7 +151,7 @@ def evaluate(
     Raises:
         InputError: a name that the data set does not have, or a label map that does not fit.
     """
-    embeddings, positions = _offer(segmenter, dataset, labels)
+    embeddings, positions = _offer(segmenter, dataset, labels, words)
     if calibration is None:
         calibration = default_calibration(segmenter, embeddings.vocabulary.names)
 
@@ -149,6 +181,7 @@ def calibration_curve(
     gammas: Sequence[float],
     *,
     labels: Vocabulary | TextEmbeddings | None = None,
+    words: Mapping[str, Sequence[str]] | None = None,
     processes: Processes = ALONE,
     journal: Journal | None = None,
 ) -> dict[float, Scores]:
@@ -162,13 +195,14 @@ def calibration_curve(
         dataset: pictures with label maps.
         gammas: values of γ.
         labels: the names offered to the model, all of the data set's by default.
+        words: as in ``evaluate``.
         processes: as in ``evaluate``.
         journal: as in ``evaluate``.
 
     Raises:
         InputError: as ``evaluate``; or the labels are all seen or all unseen.
     """
-    embeddings, positions = _offer(segmenter, dataset, labels)
+    embeddings, positions = _offer(segmenter, dataset, labels, words)
     taught = torch.tensor(segmenter.is_taught(embeddings.vocabulary.names))
     groups = [taught.nonzero()[:, 0], (~taught).nonzero()[:, 0]]
     if not all(map(len, groups)):

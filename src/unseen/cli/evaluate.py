@@ -20,6 +20,7 @@ from unseen.cli.options import (
     TextFile,
     Tta,
     load_segmenter,
+    read_groups,
     say,
 )
 from unseen.cli.scores import (
@@ -82,6 +83,13 @@ def evaluate(
         int | None, typer.Option("--count", min=1, help="Only this many pictures.")
     ] = None,
     text: TextFile = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--words",
+            help="Look for these in place of a name: 'background: sky, wall'. May be given again.",
+        ),
+    ] = None,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Also score an untrained head and CLIP alone.")
     ] = False,
@@ -165,6 +173,7 @@ def evaluate(
         default_calibration,
         default_source,
         make_baselines,
+        put_into_words,
     )
     from unseen.evaluation import evaluate as run
     from unseen.metrics import chance
@@ -197,11 +206,16 @@ def evaluate(
         ),
         (journal and show_dir, "--journal goes without --show-dir: no picture is painted again"),
         (force and not report, "--force is for --report: say which folder"),
+        (
+            words and (text or recipe),
+            "--words goes without --text, which is read already, and --recipe, which has its own",
+        ),
         (recipe and data, "give --data or --recipe, not both: a recipe says which data set"),
     ):
         if wrong:
             raise InputError(sentence)
     areas = read_areas(relative, min_area)
+    groups = read_groups("--words", words)
     if report:
         check_folder(report, force=force)
     row = find_row(recipe) if recipe else None
@@ -230,7 +244,8 @@ def evaluate(
         every = dataset.vocabulary.names
         if lacking := [name for name in every if name not in embedded.vocabulary.names]:
             say(f"note: {len(lacking)} of the {len(every)} classes are never looked for")
-    offered = embedded.vocabulary if embedded else dataset.vocabulary
+    spelt, _ = put_into_words(dataset.vocabulary, groups)
+    offered = embedded.vocabulary if embedded else spelt
     promised = None
     if row:
         promised, doubt = expectation(row, segmenter.config.recipe)
@@ -243,7 +258,7 @@ def evaluate(
     known = find_dataset(source.name)
     part = split or (known.scored if known else None)
     processes = Processes.started()
-    facts = {"data": [source.name, part, asdict(dataset.vocabulary)]}
+    facts = {"data": [source.name, part, asdict(dataset.vocabulary), groups]}
     if curve:
         if known and split in (None, known.scored):
             say("note: these are the pictures that scores are reported on: choose γ on others")
@@ -252,9 +267,10 @@ def evaluate(
             dataset,
             GAMMAS,
             labels=embedded,
+            words=groups,
             processes=processes,
             journal=_open_journal(
-                journal, segmenter, embedded or dataset.vocabulary, {**facts, "options": "curve"}
+                journal, segmenter, embedded or spelt, {**facts, "options": "curve"}
             ),
         )
         if not processes.rank:
@@ -276,6 +292,12 @@ def evaluate(
         }
         for title, one in segmenters.items()
     }
+    for title, one in segmenters.items():
+        if calibration is None and one.config.calibration and not models[title]["calibration"]:
+            say(
+                f"note: γ is 0 for {title}, not its {one.config.calibration:g}: these names are "
+                "not those of its training; --calibration sets it"
+            )
     judged = {**segmenters, **(make_baselines(segmenter) if baselines else {})}
     counters = {
         title: SizeCounter(areas, dataset.vocabulary) for title in judged if small or report
@@ -286,7 +308,7 @@ def evaluate(
         title: _open_journal(
             journal and journal / str(number),
             one,
-            embedded or dataset.vocabulary,
+            embedded or spelt,
             {**facts, "options": [title in counters and areas.describe(), title in records]},
             calibration=gammas[title],
             tta=tta,
@@ -299,6 +321,7 @@ def evaluate(
             one,
             dataset,
             labels=embedded,
+            words=groups,
             calibration=gammas[title],
             tta=tta,
             watch=[_painter(show_dir)] if show_dir and one is segmenter else (),
@@ -318,6 +341,7 @@ def evaluate(
         "pictures": len(dataset),
         "unseen": list(dataset.vocabulary.unseen),
         "vocabulary": dataset.vocabulary.name,
+        "words": groups,
         "views": "scales and mirror images" if tta else "one",
         "recipe": recipe,
         "expected": asdict(promised) if promised else None,
@@ -359,6 +383,9 @@ def evaluate(
         }
         for title, rows in conditions.items():
             rows["held out"] += held_out(models[title], about)
+            if groups:
+                each = (f"{label} as {', '.join(one)}" for label, one in groups.items())
+                rows["looked for"] = "; ".join(each)
         sizes = {title: counters[title].scores for title in segmenters}
         write_report(
             Report(results, dataset, scores, records, conditions, sizes), report, force=force

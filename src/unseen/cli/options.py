@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -201,6 +202,17 @@ def refuse_existing(folder: Path, *, overwrite: bool) -> None:
 def read_words(text: str) -> list[str]:
     """Return words given with commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def read_groups(option: str, texts: Sequence[str] | None) -> dict[str, list[str]]:
+    """Return names with the words that each stands for, given as 'background: sky, wall'."""
+    groups: dict[str, list[str]] = {}
+    for text in texts or ():
+        name, colon, words = text.partition(":")
+        if not (colon and name.strip() and read_words(words)):
+            raise InputError(f"{option} is given as 'background: sky, wall', got {text!r}")
+        groups[name.strip()] = read_words(words)
+    return groups
 
 
 def read_seeds(text: str) -> list[int]:

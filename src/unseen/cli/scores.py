@@ -44,9 +44,11 @@ def hardly_better(scores: "Scores", blind: "Scores") -> str:
     ours, theirs = (100 * one.mean(one.iou) for one in (scores, blind))
     if ours >= 2 * theirs:
         return ""
+    where = "hardly above" if ours > theirs else "not above"
     return (
-        f"note: mIoU {ours:.1f} is hardly above chance, {theirs:.1f}: if the model is trained, its "
-        "labels may have another order; look with 'unseen doctor data', 'unseen doctor checkpoint'"
+        f"note: mIoU {ours:.1f} is {where} chance, {theirs:.1f}: if the model is trained, it may "
+        "have had too few steps ('unseen runs' shows its losses), or its labels may have another "
+        "order; look with 'unseen doctor data', 'unseen doctor checkpoint'"
     )
 
 
@@ -66,6 +68,8 @@ def print_scores(
         (one,) = models.values()
         print(f"{about['pictures']} pictures of {about['data']}{views}; {_shown(one)}")
         print(f"unseen classes: {unseen}{held_out(one, about)}\n")
+    for label, words in about["words"].items():
+        print(f"{label}: looked for as {', '.join(words)}")
     rows: dict[str, dict[str, float | None]] = {t: {**s.summary()} for t, s in scores.items()}
     if promised := about["expected"]:
         known = {title: promised[field] for title, field in PROMISED.items()}

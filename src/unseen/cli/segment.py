@@ -24,6 +24,7 @@ from unseen.cli.options import (
     Tta,
     complain,
     load_segmenter,
+    read_groups,
     read_labels,
     read_words,
     say,
@@ -83,6 +84,8 @@ def segment(
         float,
         typer.Option(
             "--threshold",
+            min=0,
+            max=1,
             help="Least confidence that leaves a pixel its label; of a model without 'unseen "
             "calibrate', least score. Others are 'other'.",
         ),
@@ -135,7 +138,10 @@ def segment(
             "--clip openai/clip-vit-base-patch16"
         )
     looked_for = read_labels(labels, text, segmenter, templates)
-    groups = read_groups(merge or [], looked_for.vocabulary.names)
+    groups = read_groups("--merge", merge)
+    strangers = {word for words in groups.values() for word in words}
+    if strangers := strangers.difference(looked_for.vocabulary.names):
+        raise InputError(f"--merge names {min(strangers)!r}, which is none of the labels")
     written = None
     if journal:
         conditions = segmenter.conditions(looked_for, calibration=calibration, tta=tta)
@@ -218,20 +224,6 @@ def read_kinds(text: str) -> list[str]:
     if strange or not kinds:
         raise InputError(f"--save takes {', '.join(ENDINGS)}, with commas; got {text!r}")
     return kinds
-
-
-def read_groups(texts: Sequence[str], labels: Sequence[str]) -> dict[str, list[str]]:
-    """Return the groups of labels that --merge names."""
-    groups = {}
-    for text in texts:
-        name, colon, words = text.partition(":")
-        if not (colon and name.strip() and read_words(words)):
-            raise InputError(f"--merge is given as 'background: sky, wall', got {text!r}")
-        groups[name.strip()] = read_words(words)
-    strangers = [word for words in groups.values() for word in words if word not in labels]
-    if strangers:
-        raise InputError(f"--merge names {strangers[0]!r}, which is none of the labels")
-    return groups
 
 
 def write_results(result: "Segmentation", files: Mapping[str, Path]) -> None:
