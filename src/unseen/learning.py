@@ -129,7 +129,6 @@ class Engine:
     Args:
         precision: of matrix products: ``fp32``, ``bf16`` or ``fp16``.
         accumulate: parts that a process takes its pictures in, one after the other, to save memory.
-        clip_norm: gradients are scaled down to this norm where theirs is above; 0 for never.
         workers: processes that read pictures ahead, for each that trains; None for as many as pay.
         save_every: steps between states; None for a twentieth of the training.
         keep: newest states that stay.
@@ -143,7 +142,6 @@ class Engine:
 
     precision: str = "fp32"
     accumulate: int = 1
-    clip_norm: float = 0.0
     workers: int | None = None
     save_every: int | None = None
     keep: int = 2
@@ -162,8 +160,6 @@ class Engine:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
-        if not (math.isfinite(self.clip_norm) and self.clip_norm >= 0):
-            raise InputError(f"clip_norm must be at least 0, got {self.clip_norm}")
         check_loggers(self.loggers)
 
 
@@ -263,8 +259,8 @@ class Learner:
                 self._fabric.backward(total / len(parts))
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0) + value.detach() / len(parts)
-        if engine.clip_norm:
-            self._fabric.clip_gradients(self._model, self.optimizer, max_norm=engine.clip_norm)
+        if recipe.clip_norm:
+            self._fabric.clip_gradients(self._model, self.optimizer, max_norm=recipe.clip_norm)
         self.optimizer.step()
         return totals
 

@@ -79,6 +79,8 @@ class Recipe:
         learning_rate: of all trained parameters.
         weight_decay: of all trained parameters, norms and biases too.
         warmup: steps over which the rate rises from nearly nothing.
+        clip_norm: gradients are scaled down to this norm where theirs is above; 0 for never, as
+            published.
         loss: ``masks``, focal and dice over independent masks, or ``softmax``, cross-entropy over
             exclusive classes.
         focal_weight: factor of the focal loss.
@@ -104,6 +106,7 @@ class Recipe:
     learning_rate: float = 2e-4
     weight_decay: float = 0.01
     warmup: int = 1500
+    clip_norm: float = 0.0
     loss: str = "masks"
     focal_weight: float = 100.0
     dice_weight: float = 1.0
@@ -497,6 +500,11 @@ def find_row(name: str) -> Recipe | Evaluation:
     """Return a training or an evaluation by its name, or say which there are."""
     rows: dict[str, Recipe | Evaluation] = {**RECIPES, **EVALUATIONS}
     if name not in rows:
+        if name.lower().endswith((".yaml", ".yml")):
+            raise InputError(
+                f"{name} describes a data set: name a recipe, and {name} with data={name}, such as "
+                f"zegclip-miniature-inductive data={name}"
+            )
         raise InputError(
             f"no recipe is called {name!r}{did_you_mean(name, rows)}; 'unseen recipes' lists them"
         )

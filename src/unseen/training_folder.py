@@ -52,8 +52,9 @@ class TrainingFolder:
     ) -> None:
         self._out, self._fabric, self._learner = out, fabric, learner
         self._recipe, self._engine, self._start = recipe, engine, start
+        changeable = {"clip_norm"}  # what a training is saved by, once its loss is no number
         self._identity = {
-            **recipe.record(),
+            **{key: value for key, value in recipe.record().items() if key not in changeable},
             "data": recipe.data.name,  # it may have moved
             "CLIP": fingerprint(learner.bare.encoder.clip),
             "start": None if start is None else str(start),

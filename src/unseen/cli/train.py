@@ -26,7 +26,8 @@ def train(
     changes: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...", help="Changes: steps=10, data.root=PATH, options.prompts=20."
+            metavar="[KEY=VALUE]...",
+            help="Changes: data=mine.yaml, data.root=PATH, batch_size=8, options.prompts=20.",
         ),
     ] = None,
     config: Annotated[
@@ -72,9 +73,6 @@ def train(
             "--accumulate", min=1, help="Take a batch in this many parts: less memory, same step."
         ),
     ] = 1,
-    clip_norm: Annotated[
-        float, typer.Option("--clip-norm", min=0, help="Highest norm of gradients; 0 for any.")
-    ] = 0.0,
     save_every: Annotated[
         int | None,
         typer.Option(
@@ -113,6 +111,7 @@ def train(
     \b
     unseen train zegclip-miniature-inductive
     unseen train zegclip-voc-inductive data.root=VOCdevkit/VOC2012 batch_size=8
+    unseen train zegclip-voc-inductive data=mine.yaml clip=openai/clip-vit-base-patch16
     unseen train zegclip-miniature-transductive \\
         --from runs/zegclip-miniature-inductive/halfway
     unseen train zegclip-miniature-inductive --seeds 0,1,2
@@ -128,6 +127,11 @@ def train(
         say(
             f"note: batches of {plan.batch_size} instead of the recipe's {row.batch_size}; scores "
             f"may differ, and the learning rate stays at {plan.learning_rate:g}"
+        )
+    if plan.steps <= plan.warmup:
+        say(
+            f"note: all {plan.steps} steps lie in the warm-up of {plan.warmup}, over which the "
+            f"rate rises to {plan.learning_rate:g}: it will hardly learn; set warmup"
         )
     out = out or Path("runs") / plan.name
     if resume and overwrite:
@@ -147,7 +151,6 @@ def train(
     engine = Engine(
         precision=precision,
         accumulate=accumulate,
-        clip_norm=clip_norm,
         workers=workers,
         save_every=save_every,
         keep=keep,
