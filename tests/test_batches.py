@@ -39,7 +39,9 @@ def test_processes_share_every_batch():
 
 
 def test_a_data_set_smaller_than_a_batch_is_refused():
-    with pytest.raises(InputError, match="has 3 pictures, fewer than a batch of 4"):
+    with pytest.raises(
+        InputError, match="has 3 pictures, fewer than a batch of 4: .* batch_size=N"
+    ):
         Order(3, 4, seed=0)
 
 

@@ -160,6 +160,7 @@ def test_confidence_is_measured_and_noted_in_the_models_folder(unseen, segmenter
     after = json.loads((tmp_path / "model" / "config.json").read_text())
     measured = after.pop("confidence")
     assert json.loads(run.out) == measured and set(measured) == {"seen", "unseen"}
+    assert "note: 3 pictures are few" in run.err
     before.pop("confidence")
     assert after == before
     found = Segmenter.from_pretrained(tmp_path / "model")(scene, ["cow", "sky"])
@@ -169,6 +170,7 @@ def test_confidence_is_measured_and_noted_in_the_models_folder(unseen, segmenter
         assert (found.confidence[here] == expected).all()
     run = unseen("calibrate", "zegclip-miniature-inductive")
     assert_one_sentence(run, "is no folder of a model")
+    assert "save_pretrained(FOLDER)" in run.err
 
 
 def test_folders_of_pictures_and_files_of_labels(unseen, scene, tmp_path):
@@ -336,6 +338,8 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["train", "zegclip-miniature-inductive", "loss=sotfmax"], "known: masks, softmax"),
         (["evaluate", "--curve", "--report", "out"], "--curve makes no report"),
         (["evaluate", "--force"], "--force is for --report"),
+        (["evaluate", "--words", "sky: sky, clouds", "--text", "a.npy"], "--words goes without"),
+        (["evaluate", "--words", "sky"], "--words is given as 'background: sky, wall'"),
         (["evaluate", "--report", "."], "is there already: name another folder, or --force"),
         (["evaluate", "--compare"], "two models or more"),
         (["evaluate", "--compare", "--model", "a"], "two models or more"),

@@ -66,7 +66,7 @@ def test_labels_shifted_by_one_are_told(yard, unseen):
     assert "look shifted" not in unseen("doctor", "data", yard([0, 0, 1, 3], "ignore: 3")).out
     run = unseen("doctor", "data", yard([1, 1, 2, 3]))
     assert run.code == 1 and "id 0 never occurs" in run.out
-    run = unseen("doctor", "data", yard([0, 0, 1, 3], "reduce_zero: true"))
+    run = unseen("doctor", "data", yard([0, 1, 2, 3], "reduce_zero: true"))
     assert run.code == 0 and "look:" not in run.out
     assert "id 0 is background, ignored" in run.out and "1 is 'grass'" in run.out
 
@@ -88,6 +88,14 @@ def test_a_class_taken_for_background_is_told(yard, unseen):
     assert run.code == 0 and "the last name 'fence', never occurs" in run.out
     run = unseen("doctor", "data", yard([5] * 30 + [0], "label_map: {5: ignore, 0: cow}"))
     assert "97% of all pixels are ignored" in run.out and "id 0 is 'cow'" in run.out
+
+
+def test_classes_that_no_pixel_shows_are_told(yard, unseen):
+    run = unseen("doctor", "data", yard([0, 0, 1, 1], "unseen: [fence]"))
+    assert run.code == 0 and "no pixel shows a class that is unseen (fence)" in run.out
+    run = unseen("doctor", "data", yard([2, 2, 2, 2], "unseen: [fence]"))
+    assert "no pixel shows a class that is seen (grass, cow)" in run.out
+    assert "look:" not in unseen("doctor", "data", yard([0, 1, 2, 2], "unseen: [fence]")).out
 
 
 def test_files_that_cannot_be_used_are_listed(yard, unseen, tmp_path):

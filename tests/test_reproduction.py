@@ -37,14 +37,14 @@ def test_every_contender_can_be_built(name):
             assert name in ("plain", "maskclip")
         else:
             assert recipe.seed == 0 and recipe.setting == setting
-            model, _, _ = build(replace(recipe, setting="inductive"), None)
+            model, *_ = build(replace(recipe, setting="inductive"), None)
             assert any(p.requires_grad for p in model.parameters())
 
 
 def test_the_control_has_the_parameters_of_the_cascade():
     counts = []
     for name in ("cascade", "cascade-last", "cascade-fused"):
-        model, _, _ = build(Trial(name, "inductive").recipe, None)
+        model, *_ = build(Trial(name, "inductive").recipe, None)
         counts.append(sum(p.numel() for p in model.parameters() if p.requires_grad))
     assert max(counts) - min(counts) <= 4  # the weights within groups
 

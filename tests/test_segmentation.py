@@ -112,6 +112,11 @@ def test_pixels_that_no_word_fits_are_other(made: Segmentation):
         made.mask_of("dog")
 
 
+def test_a_threshold_is_a_share(made: Segmentation):
+    with pytest.raises(InputError, match="from 0 to 1, got 5"):
+        made.reject(5)
+
+
 def test_notebooks_show_the_overlay(made: Segmentation):
     shown = Image.open(io.BytesIO(made._repr_png_()))
     assert (np.array(shown) == np.array(made.overlay())).all()

@@ -23,6 +23,7 @@ from unseen.miniature.pretrain import Muon, drop_patches, pretrain, rate
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
 from unseen.recipes import RECIPES, Recipe, find_recipe
+from unseen.segmenter import Segmenter
 from unseen.training import fit
 from unseen.vocabulary import MINIATURE, Vocabulary
 
@@ -40,6 +41,16 @@ def test_a_training_leaves_a_model_a_half_trained_one_and_a_log(micro_recipe: Re
         assert torch.equal(model.state_dict()[key], value)
     _, _, half = load_pretrained(out / "halfway")
     assert half.recipe["stopped_at"] == 3
+
+
+def test_gradients_are_held_at_the_norm_of_the_recipe(micro_recipe: Recipe, tmp_path):
+    norms = {}
+    for bound in (0.0, 1e-3):
+        recipe = replace(micro_recipe, steps=1, clip_norm=bound)
+        model = fit(recipe, out=tmp_path / str(bound), device="cpu").model
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norms[bound] = float(torch.stack([one.norm() for one in gradients]).norm())
+    assert norms[0.0] > 1 and norms[1e-3] == pytest.approx(1e-3, rel=1e-4)
 
 
 def test_losses_fall(micro_recipe: Recipe, tmp_path):
@@ -78,6 +89,23 @@ def test_transductive_training_goes_on_from_a_model(micro_recipe: Recipe, tmp_pa
     fit(recipe, out=tmp_path / "second", start=tmp_path / "first" / "halfway", device="cpu")
     _, _, config = load_pretrained(tmp_path / "second")
     assert (config.setting, config.calibration) == ("transductive", 0.0)
+
+
+def test_a_start_that_was_shown_what_is_held_out_is_told_and_remembered(
+    micro_recipe: Recipe, tmp_path
+):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    recipe = replace(micro_recipe, steps=1)
+    fit(replace(recipe, setting="supervised"), out=first, device="cpu")
+    with pytest.warns(UserWarning, match="was shown masks of train, boat, grass, which this"):
+        fit(recipe, out=second, start=first, device="cpu")
+    with pytest.warns(UserWarning, match="no zero-shot score"):  # also from what came of it
+        fit(recipe, out=third, start=second, device="cpu")
+    again = Segmenter(*load_pretrained(third), device="cpu")
+    assert again.config.start == str(second)
+    assert set(again.config.taught) == set(MICRO.names)
+    assert again(np.zeros((48, 48, 3), np.uint8), "boat, lorry").unseen == ("lorry",)
+    assert load_pretrained(first)[2].start == ""
 
 
 def test_what_is_saved_describes_the_model_that_training_went_on_from(
@@ -175,6 +203,8 @@ def test_a_missing_extra_says_what_to_install(micro_recipe: Recipe, tmp_path, mo
 def test_unknown_recipes_name_the_nearest():
     with pytest.raises(InputError, match="did you mean 'zegclip-miniature-inductive"):
         find_recipe("zegclip-miniature-inductve")
+    with pytest.raises(InputError, match="mine.yaml describes a data set: .* data=mine.yaml"):
+        find_recipe("mine.yaml")
 
 
 def test_evaluation_counts_every_labelled_pixel_once(micro_recipe: Recipe, tmp_path):
@@ -223,6 +253,33 @@ def test_pictures_are_never_capped_in_an_evaluation(micro_recipe: Recipe, tmp_pa
     dataset = Subset(open_dataset("micro"), 1)
     monkeypatch.setattr(Subset, "__getitem__", lambda self, index: wide)
     evaluate(segmenter, dataset)  # a warning would fail the test
+
+
+def test_words_in_place_of_a_name_are_scored_as_that_name(micro_recipe: Recipe, tmp_path):
+    segmenter = fit(replace(micro_recipe, steps=6), out=tmp_path / "run", device="cpu")
+    dataset = Subset(open_dataset("micro"), 3)
+    words = {"bird": ["lorry", "stop"], "sea": ["sea", "light"]}
+    scores = evaluate(segmenter, dataset, words=words)
+    every = {name: words.get(name, [name]) for name in MICRO.names}
+    expected = np.zeros_like(scores.matrix)
+    for i in range(3):
+        found = segmenter(dataset[i].image, every, calibration=0.0, limit=None)
+        assert found.labels == MICRO.names
+        valid = dataset[i].labels != 255
+        np.add.at(expected, (dataset[i].labels[valid], found.mask[valid]), 1)
+    np.testing.assert_array_equal(scores.matrix, expected)
+    assert (scores.matrix != evaluate(segmenter, dataset, calibration=0.0).matrix).any()
+    curve = calibration_curve(segmenter, dataset, [0.0], words=words)[0.0]
+    assert np.abs(curve.matrix - expected).sum() <= 1e-3 * expected.sum()
+    for wrong, says in (
+        ({"skyy": ["sky"]}, "'skyy' is no label of the data set; did you mean 'sky'"),
+        ({"sky": []}, "'sky' is given no words"),
+        ({"sky": ["sea"]}, "these repeat: 'sea'"),
+    ):
+        with pytest.raises(InputError, match=says):
+            evaluate(segmenter, dataset, words=wrong)
+    with pytest.raises(InputError, match="read already"):
+        evaluate(segmenter, dataset, labels=segmenter.embed(MICRO), words=words)
 
 
 def test_evaluation_refuses_names_the_data_set_does_not_have(micro_recipe: Recipe, tmp_path):

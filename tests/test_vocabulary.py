@@ -107,6 +107,13 @@ def test_a_file_that_is_no_text_gets_one_sentence(tmp_path):
         read_vocabulary(str(path))
 
 
+def test_a_group_in_a_file_of_labels_is_no_label(tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_text("cat\nsky: sky, clouds\n")
+    with pytest.raises(InputError, match="'sky: sky, clouds', which is no label: .* --merge"):
+        read_vocabulary(str(path))
+
+
 def test_an_unseen_name_must_be_among_the_names():
     with pytest.raises(InputError, match="unseen names 'cow'"):
         Vocabulary("mine", ("cat", "dog"), unseen=("cow",))

@@ -4,7 +4,7 @@ import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unseen.catalogue import find_dataset, open_dataset
 from unseen.checkpoints import ModelConfig, StoredText, load_pretrained
@@ -21,13 +21,24 @@ from unseen.shipped import shipped_clip
 LOSSES = ("masks", "softmax")
 
 
-def build(
-    recipe: Recipe, start: str | Path | None
-) -> tuple[SegmentationModel, TextEncoder, Recipe]:
-    """Make the model a training begins with: fresh on its CLIP, or the weights of another.
+class Beginning(NamedTuple):
+    """What a training begins with.
 
-    Returns:
-        The model, its text encoder, and the recipe with the CLIP of that model.
+    Args:
+        model: fresh, or with the weights of another.
+        text: the text encoder of its CLIP.
+        recipe: with the CLIP of that model.
+        start: what the other model says of itself, if there is one.
+    """
+
+    model: SegmentationModel
+    text: TextEncoder
+    recipe: Recipe
+    start: ModelConfig | None
+
+
+def build(recipe: Recipe, start: str | Path | None) -> Beginning:
+    """Make the model a training begins with: fresh on its CLIP, or the weights of another.
 
     Raises:
         InputError: a method or option that is not known, a recipe that goes on from another without
@@ -43,14 +54,14 @@ def build(
             )
         clip = load_clip(shipped_clip() if recipe.clip == "miniature" else recipe.clip)
         _check_window(recipe, clip.image)
-        return _make(recipe, clip.image), clip.text, recipe
+        return Beginning(_make(recipe, clip.image), clip.text, recipe, None)
     model, text, config = load_pretrained(start)
     if config.method != recipe.method:
         raise InputError(f"{start} is a {config.method}, the recipe trains a {recipe.method}")
     _check_start(recipe, start, config, model.encoder.clip.config.layers)
     _check_window(recipe, model.encoder.clip)
     encoder = text.load() if isinstance(text, StoredText) else text
-    return model, encoder, replace(recipe, clip=config.clip)
+    return Beginning(model, encoder, replace(recipe, clip=config.clip), config)
 
 
 def _check_start(recipe: Recipe, start: str | Path, config: ModelConfig, layers: int) -> None:

@@ -47,6 +47,8 @@ class ModelConfig:
         stride: step from one window to the next.
         clip: where the CLIP comes from that an adapter-only folder leaves out.
         recipe: how it was trained.
+        start: the model whose weights it was trained from; empty for none.
+        shown_before: the names whose masks that one's training, or one before it, showed.
         confidence: how likely labels are right, where ``unseen calibrate`` measured it.
         versions: of unseen and torch, when it was saved.
     """
@@ -61,15 +63,19 @@ class ModelConfig:
     stride: int = 426
     clip: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
+    start: str = ""
+    shown_before: tuple[str, ...] = ()
     confidence: Confidence | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def taught(self) -> tuple[str, ...]:
-        """The names whose masks training showed."""
+        """The names whose masks training showed, to this model or to the one it started from."""
         if not self.setting:
             return ()
-        return self.vocabulary.names if self.setting == "supervised" else self.vocabulary.seen
+        every = self.setting == "supervised"
+        shown = self.vocabulary.names if every else self.vocabulary.seen
+        return tuple(dict.fromkeys((*shown, *self.shown_before)))
 
 
 @dataclass(frozen=True)
@@ -249,11 +255,13 @@ def describing(folder: Path) -> Iterator[None]:
 
 def read_config(description: dict[str, Any]) -> ModelConfig:
     """Return the configuration that a model's folder holds among other facts."""
-    known = {item.name for item in fields(ModelConfig)} - {"vocabulary", "confidence"}
+    special = {"vocabulary", "confidence", "shown_before"}
+    known = {item.name for item in fields(ModelConfig)} - special
     measured = description.get("confidence")
     return ModelConfig(
         **{key: value for key, value in description.items() if key in known},
         vocabulary=Vocabulary.from_dict(description["vocabulary"]),
+        shown_before=tuple(description.get("shown_before", ())),
         confidence=Confidence.from_dict(measured) if measured else None,
     )
 

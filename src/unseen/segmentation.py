@@ -128,8 +128,10 @@ class Segmentation:
             other: the label of all others; it is added as the last.
 
         Raises:
-            InputError: ``other`` is a label already.
+            InputError: ``other`` is a label already, or the threshold is not from 0 to 1.
         """
+        if not 0 <= threshold <= 1:
+            raise InputError(f"threshold must be from 0 to 1, got {threshold}")
         if other in self.labels:
             raise InputError(f"{other!r} is a label: name pixels that no word fits otherwise")
         sure = self.scores if self.confidence is None else self.confidence

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import warnings
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
@@ -105,7 +106,14 @@ def fit(
     _check_vocabulary(vocabulary, setting)
     if resume and _is_done(out, recipe):
         return Segmenter.from_pretrained(out, device=device)
-    model, text_encoder, recipe = build(recipe, start)
+    model, text_encoder, recipe, before = build(recipe, start)
+    shown_before = before.taught if before else ()
+    if known := [name for name in vocabulary.unseen if name in shown_before]:
+        warnings.warn(
+            f"{start} was shown masks of {', '.join(known)}, which this training holds out: what "
+            "the model scores there is no zero-shot score",
+            stacklevel=2,
+        )
     text = text_encoder.embed(
         [vocabulary.names[i] for i in setting.shown(vocabulary)], vocabulary.templates
     )
@@ -122,6 +130,8 @@ def fit(
         stride=recipe.stride,
         clip=recipe.clip,
         recipe=recipe.record(),
+        start="" if start is None else str(start),
+        shown_before=shown_before,
     )
 
     segmenter = Segmenter(model, text_encoder, config, device=device)
@@ -148,8 +158,8 @@ def fit(
                 raise InputError(
                     f"the loss is no longer a number at step {done} ({error}), of the pictures "
                     f"{', '.join(batch.names)}: look at them; begin anew with a lower "
-                    "learning_rate or a longer warmup, or add a clip_norm and --resume: "
-                    f"the last good state is {folder.newest()}"
+                    "learning_rate or a longer warmup, or set clip_norm, with --resume to go on "
+                    f"from the last good state, {folder.newest()}"
                 ) from None
             if step == first:  # nothing that was there is lost to a training that cannot begin
                 folder.begin(first)

@@ -268,6 +268,11 @@ def read_vocabulary(
         except OSError as error:
             raise InputError(f"{labels} cannot be read: {error.strerror}") from None
         lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+        if group := next((line for line in lines if ":" in line), ""):
+            raise InputError(
+                f"{labels} holds {group.strip()!r}, which is no label: write the words alone, and "
+                "say which are one with --merge, or in Python with a mapping"
+            )
         if not "".join(lines).strip(", \t"):
             raise InputError(f"{labels} holds no labels: give one a line")
         return Vocabulary(path.stem, _split(",".join(lines)), templates=templates)

@@ -47,7 +47,7 @@ for number, (method, setting, own) in enumerate(CASES):
         stride=40,
     )
     torch.manual_seed(0)
-    model, encoder, recipe = build(recipe, None)
+    model, encoder, recipe, _ = build(recipe, None)
     recipe = replace(recipe, setting=setting)  # which alone would ask for a start
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -10,6 +10,9 @@ from unseen.cli.completion import datasets
 from unseen.cli.options import Device, JournalFolder, Json, say
 from unseen.errors import InputError
 
+FEW = 100
+"""Pictures of which a confidence is doubted."""
+
 
 def calibrate(
     model: Annotated[Path, typer.Argument(help="Folder of a model; its config.json is changed.")],
@@ -57,7 +60,11 @@ def calibrate(
     from unseen.writing import write_text
 
     if not model.is_dir():
-        raise InputError(f"{model} is no folder of a model: what is noted must have a place")
+        raise InputError(
+            f"{model} is no folder of a model, where the confidence is noted: a shipped or "
+            "published one is put into a folder by Segmenter.from_pretrained(NAME)"
+            ".save_pretrained(FOLDER)"
+        )
     processes = Processes.started()
     processes.take_gpu()
     segmenter = Segmenter.from_pretrained(model, device=device)
@@ -73,6 +80,14 @@ def calibrate(
     measured = measure_confidence(segmenter, dataset, processes=processes, journal=written)
     if processes.rank:
         return
+    if len(dataset) < FEW:
+        say(f"note: {len(dataset)} pictures are few: a confidence is as good as what it is from")
+    for kind, other in (("seen", "unseen"), ("unseen", "seen")):
+        if not getattr(measured, kind)[0]:
+            say(
+                f"note: no labelled pixel was given a name {kind} in training: what was measured "
+                f"of {other} names will stand for these too"
+            )
     noted = read_description(model) | {"confidence": asdict(measured)}
     write_text(model / "config.json", json_module.dumps(noted, indent=1) + "\n")
     if json:

@@ -76,7 +76,8 @@ class Order:
     def __post_init__(self) -> None:
         if self.count < self.batch_size:
             raise InputError(
-                f"the data set has {self.count} pictures, fewer than a batch of {self.batch_size}"
+                f"the data set has {self.count} pictures, fewer than a batch of {self.batch_size}: "
+                "take smaller batches, batch_size=N"
             )
 
     def __iter__(self) -> Iterator[list[Place]]:

@@ -187,7 +187,8 @@ def _background(dataset: Dataset) -> str:
         return f"id 0 is {first!r}, a class like all others; ignored: {ignored}"
     if meaning[0] == IGNORE:
         return f"id 0 is ignored; ignored in all: {ignored}"
-    named = "no class" if meaning[0] == NAMELESS else repr(dataset.vocabulary.names[meaning[0]])
+    nameless = "given no meaning, and must not occur"
+    named = nameless if meaning[0] == NAMELESS else repr(dataset.vocabulary.names[meaning[0]])
     return f"id 0 is {named}; ignored: {ignored}"
 
 
@@ -228,6 +229,14 @@ def _hints(found: Examination, dataset: Dataset) -> list[str]:
             f"{found.vocabulary.names[-1]!r}, never occurs: if 0 is a class, the labels are "
             "shifted by one and reduce_zero must go"
         )
+    for kind in ("unseen", "seen"):
+        names = getattr(found.vocabulary, kind)
+        if names and whole and set(names) <= set(found.never):
+            hints.append(
+                f"no pixel shows a class that is {kind} ({', '.join(names[:5])}): there is "
+                "nothing here to "
+                + ("measure them by" if kind == "unseen" else "learn from, or to measure them by")
+            )
     table = dataset.colours if isinstance(dataset, MaskFolder) else None
     if table is not None and table.other is not None and (strange := found.pixels[table.other]):
         hints.append(

@@ -44,7 +44,8 @@ def open_picture(
         raise InputError(f"{path} may not be read: check its permissions") from None
     except UnidentifiedImageError:
         raise InputError(
-            f"{path} is no picture, whatever its name says: expected {', '.join(SUFFIXES)}"
+            f"{path} is no picture, whatever its name says: its content is none of "
+            f"{', '.join(SUFFIXES)}"
         ) from None
     except Image.DecompressionBombError:
         raise InputError(
