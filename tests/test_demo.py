@@ -19,10 +19,9 @@ import pytest
 from PIL import Image
 
 from unseen.cli import main
-from unseen.demo import (
-    DRAWN_SETS,
+from unseen.demo import DRAWN_SETS, LOOKED_FOR
+from unseen.demo.exchange import (
     LONGEST_SIDE,
-    LOOKED_FOR,
     MOST_LABELS,
     check_labels,
     describe,

@@ -26,7 +26,8 @@ from unseen import server
 from unseen.embeddings import cache_folder
 from unseen.errors import InputError
 from unseen.segmenter import Segmenter
-from unseen.server import Limits, make_app
+from unseen.server import make_app
+from unseen.server.gate import Limits
 
 NAMES = ["bear", "sky", "giraffe"]
 

@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 from test_batching import wait_until
 from test_server import draw, encode, png_header
 
-from unseen.server import FORMATS
+from unseen.server.gate import FORMATS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

@@ -80,7 +80,8 @@ def serve(
     from unseen.backends import is_exported
     from unseen.ports import find_port
     from unseen.segmenter import resolve_device
-    from unseen.server import Limits, make_app
+    from unseen.server import make_app
+    from unseen.server.gate import Limits
 
     port = find_port(host, port)
     sources = model or ([] if clip else [DEFAULT_MODEL])

@@ -248,7 +248,7 @@ function named({ name, colour, unseen }) {
   return [swatch, make("span", {}, name), ...mark];
 }
 
-const score = (stored) => stored / 32767.5 - 1; // as demo.py packs them
+const score = (stored) => stored / 32767.5 - 1; // as exchange.py packs them
 
 async function unpack(text, Kind) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
