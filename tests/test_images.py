@@ -256,6 +256,16 @@ def test_label_pngs_hold_positions_also_above_255_classes(tmp_path):
     assert (read_labels(tmp_path / "few.png") == mask % 7).all()
 
 
+def test_the_legend_has_the_colours_that_regions_have():
+    mask = np.zeros((480, 480), int)
+    mask[:, 240:] = 1
+    image = np.full((480, 480, 3), 90, np.uint8)
+    painted = np.asarray(overlay(image, mask, ["cow", "sky"], opacity=0.3))
+    swatches = [painted[480 + 14, x] for x in range(480)]
+    for region in (painted[100, 100], painted[100, 400]):
+        assert min(np.abs(region.astype(int) - one).max() for one in swatches) <= 1
+
+
 def test_overlays_of_any_size_have_a_legend_below(pixels):
     for size in ((1, 1), (20, 30), (700, 20)):
         image = np.zeros((*size, 3), np.uint8)

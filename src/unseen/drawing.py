@@ -63,7 +63,11 @@ def overlay(
     for i in np.argsort(-shares).tolist():
         if shares[i] > 0:
             star = "*" if labels[i] in marked else ""
-            entries.append((tuple(colours[i].tolist()), f"{labels[i]}{star} {shares[i]:.0%}"))
+            # as the region looks, not as the palette says: what is tinted is another colour
+            ground = image[mask == i].mean(axis=0)
+            colour = opacity * colours[i] + (1 - opacity) * ground
+            shown = tuple(np.rint(colour).astype(int).tolist())
+            entries.append((shown, f"{labels[i]}{star} {shares[i]:.0%}"))
     if any(labels[i] in marked for i in np.flatnonzero(shares).tolist()):
         entries.append(((255, 255, 255), "* unseen in training"))
     return add_legend(picture, entries)

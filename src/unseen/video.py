@@ -203,8 +203,9 @@ def segment_video(
 def _paint(image: UInt8[np.ndarray, "H W 3"], result: Segmentation, opacity: float) -> Image.Image:
     """Return a frame with a mask over it and a legend of all labels: all frames are of one size."""
     colours = palette(len(result.labels))
+    shown = np.rint(opacity * colours + (1 - opacity) * 128).astype(int)  # as over a mid grey
     entries = [
         (tuple(colour), name + ("*" if name in result.unseen else ""))
-        for colour, name in zip(colours.tolist(), result.labels, strict=True)
+        for colour, name in zip(shown.tolist(), result.labels, strict=True)
     ]
     return add_legend(Image.fromarray(tint(image, result.mask, colours, opacity=opacity)), entries)
