@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from unseen.data.images import decode_image, read_image, to_rgb
+from unseen.data.images import decode_image, is_address, read_image, to_rgb
 from unseen.errors import InputError
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -53,11 +53,6 @@ def name(picture: object) -> str:
     if isinstance(picture, (str, Path)):
         return str(picture)
     return str(getattr(picture, "filename", "") or "")
-
-
-def is_address(picture: str | Path) -> bool:
-    """Tell an address from a path."""
-    return str(picture).startswith(("http://", "https://"))
 
 
 def fetch(address: str) -> UInt8[np.ndarray, "H W 3"]:

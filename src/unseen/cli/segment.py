@@ -115,20 +115,20 @@ def segment(
     unseen segment photos/ --labels labels.txt --clip openai/clip-vit-base-patch16
     unseen segment clip.mp4 --labels "dog, grass, sky" --every 5 --threshold 0.4
     """
-    from unseen.data.images import SUFFIXES
-    from unseen.journal import Journal, digest
-    from unseen.pictures import as_array, is_address
-    from unseen.processes import Processes
-    from unseen.video import SUFFIXES as VIDEOS
-    from unseen.video import Video, is_video, segment_video
-
     if labels is None and text is None and model is None:
         raise InputError(
             "say what to look for: --labels 'cat, grass', a file with a label a line, "
             "or a vocabulary's name"
         )
-    kinds = read_kinds(save)
-    found = find_pictures(pictures, (*SUFFIXES, *VIDEOS))
+    kinds, groups = read_kinds(save), read_groups("--merge", merge)
+    found = find_pictures(pictures)
+
+    from unseen.data.images import is_address
+    from unseen.journal import Journal, digest
+    from unseen.pictures import as_array
+    from unseen.processes import Processes
+    from unseen.video import Video, is_video, segment_video
+
     if out.resolve() in {Path(one).resolve().parent for one in found if not is_address(one)}:
         raise InputError(f"results would lie among the pictures of {out}: give another --out")
     segmenter = load_segmenter(model, clip, device, precision, compile=compile)
@@ -138,7 +138,6 @@ def segment(
             "--clip openai/clip-vit-base-patch16"
         )
     looked_for = read_labels(labels, text, segmenter, templates)
-    groups = read_groups("--merge", merge)
     strangers = {word for words in groups.values() for word in words}
     if strangers := strangers.difference(looked_for.vocabulary.names):
         raise InputError(f"--merge names {min(strangers)!r}, which is none of the labels")
@@ -241,12 +240,18 @@ def write_results(result: "Segmentation", files: Mapping[str, Path]) -> None:
             write_text(file, json_module.dumps(told) + "\n")
 
 
-def find_pictures(given: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+def find_pictures(given: Sequence[str]) -> list[str]:
     """Return the pictures and videos given, folders replaced by those in them."""
+    from unseen.data.images import SUFFIXES, is_address
+    from unseen.video import SUFFIXES as VIDEOS
+
+    suffixes = (*SUFFIXES, *VIDEOS)
     pictures: list[str] = []
     for one in given:
         path = Path(one)
         if not path.is_dir():
+            if not (is_address(one) or path.exists()):
+                raise InputError(f"there is no picture at {one}: check the path")
             pictures.append(one)
             continue
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes)

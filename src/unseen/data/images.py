@@ -57,6 +57,11 @@ def open_picture(
         raise InputError(f"{path} is a broken picture: {error}; restore or remove it") from None
 
 
+def is_address(picture: str | Path) -> bool:
+    """Tell an address from a path."""
+    return str(picture).startswith(("http://", "https://"))
+
+
 def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
     """Read a picture as 8-bit RGB, the right way up.
 
