@@ -212,6 +212,7 @@ def _miniature(
     expected: Expected | None = None,
     *,
     learning_rate: float = 2e-3,
+    clip_norm: float = 0.0,
     **options: Any,
 ) -> Recipe:
     return Recipe(
@@ -224,6 +225,7 @@ def _miniature(
         options={"prompts": 10, "heads": 2, **options},
         learning_rate=learning_rate,
         warmup=50,
+        clip_norm=clip_norm,
         dice_weight=60.0,  # things are small here; see docs/log.md
         augmentation="crop",
         short_side=128,
@@ -432,10 +434,10 @@ _ROWS = (
     _miniature("cascade", "inductive", 800, groups=[[2, 3], [4, 5], [6]]),
     _miniature("cascade", "transductive", 400, groups=[[2, 3], [4, 5], [6]]),
     _miniature("cascade", "supervised", 800, groups=[[2, 3], [4, 5], [6]]),
-    # twice the steps of the others, as the authors' on PASCAL VOC; see docs/log.md
-    _miniature("cliprc", "inductive", 1600, learning_rate=1e-3, regions=4),
-    _miniature("cliprc", "transductive", 800, learning_rate=1e-3, regions=4),
-    _miniature("cliprc", "supervised", 1600, learning_rate=1e-3, regions=4),
+    # its first gradients are a thousand times the later ones, and AdamW remembers: see docs/log.md
+    _miniature("cliprc", "inductive", 800, learning_rate=1e-3, clip_norm=1.0, regions=4),
+    _miniature("cliprc", "transductive", 400, learning_rate=1e-3, clip_norm=1.0, regions=4),
+    _miniature("cliprc", "supervised", 800, learning_rate=1e-3, clip_norm=1.0, regions=4),
 )
 
 RECIPES = {recipe.name: recipe for recipe in _ROWS}
