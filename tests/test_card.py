@@ -118,9 +118,17 @@ def test_folders_of_this_machine_are_told_to_nobody():
         "data": {"name": "/home/me/farm.yaml", "root": "/home/me/farm"},
     }
     config = config_of(RECIPES["zegclip-voc-inductive"], converted=False)
-    config = replace(config, clip="/home/me/ViT-B-16.pt", recipe=recipe)
+    config = replace(
+        config,
+        clip="/home/me/ViT-B-16.pt",
+        recipe=recipe,
+        start="/home/me/runs/first/halfway",
+        shown_before=("sofa", "cat"),
+    )
     assert "/home" not in repr(without_places(config))
     assert "/home" not in make_card(config, name="owner/name")
+    assert without_places(config).start == "first/halfway"
+    assert "the model it started from was shown sofa" in make_card(config, name="owner/name")
     assert without_places(config).recipe["data"] == {"name": "farm.yaml", "root": None}
 
 

@@ -152,6 +152,18 @@ def test_a_video_is_segmented_beside_pictures(unseen, scene, tmp_path):
     assert Path(video["overlay"]).is_file() and Path(video["report"]).is_file()
 
 
+def test_a_split_whose_unseen_classes_training_showed_is_told(unseen, segmenter, tmp_path):
+    shown = replace(segmenter.config, start="elsewhere", shown_before=("cow", "dog"))
+    Segmenter(segmenter.model, segmenter.text, shown).save_pretrained(tmp_path / "model")
+    run = unseen("evaluate", "model", "--count", "1")
+    assert "it, or its start, was shown masks of cow)" in run.out
+    words = unseen("evaluate", "--count", "1", "--words", "sky: sky, clouds", "--json")
+    assert_one_sentence(words, "these repeat: 'clouds'")
+    run = unseen("evaluate", "--count", "1", "--words", "truck: truck, lorry", "--json")
+    assert json.loads(run.out)["words"] == {"truck": ["truck", "lorry"]}
+    assert "note: γ is 0 for zegclip-miniature-inductive, not its 0.1" in run.err
+
+
 def test_confidence_is_measured_and_noted_in_the_models_folder(unseen, segmenter, scene, tmp_path):
     segmenter.save_pretrained(tmp_path / "model")
     before = json.loads((tmp_path / "model" / "config.json").read_text())

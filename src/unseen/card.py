@@ -115,11 +115,13 @@ def make_card(
         facts["model-index"] = [_index(name, scored_on, scores)]
     example = json.dumps([*words.seen[:2], *words.unseen[:1]], ensure_ascii=False)
     held_out = words.unseen if config.setting != "supervised" else ()
+    known = [name for name in held_out if name in config.shown_before]
     rows = {
         "method": f"{title}, {_options(config.options)}",
         "setting": f"{config.setting or 'training-free'}: {_KNOWN[config.setting]}",
         "vocabulary": f"{words.name}, {len(words)} classes{trained_on and f' of {trained_on}'}",
-        "held out in training": ", ".join(held_out) or "none",
+        "held out in training": (", ".join(held_out) or "none")
+        + (f"; the model it started from was shown {', '.join(known)}" if known else ""),
         "CLIP": f"{_place(config.clip)}, {'not inside' if adapter_only else 'inside'}",
         "γ, subtracted from scores of seen classes": f"{config.calibration:g}",
         "shown at": f"short side {config.short_side}, windows of {config.window} every "
@@ -178,7 +180,9 @@ def without_places(config: ModelConfig) -> ModelConfig:
     if recipe:
         recipe["clip"] = _place(recipe["clip"])
         recipe["data"] = {"name": PurePath(recipe["data"]["name"]).name, "root": None}
-    return replace(config, clip=_place(config.clip), recipe=recipe)
+    start = PurePath(config.start)
+    named = "/".join([part for part in start.parts if part != start.anchor][-2:])
+    return replace(config, clip=_place(config.clip), recipe=recipe, start=named)
 
 
 def is_public(clip: str) -> bool:

@@ -278,10 +278,12 @@ def evaluate(
         return
     if calibration is None and isinstance(row, Evaluation):
         calibration = row.calibration
+    unseen = dataset.vocabulary.unseen
     models: dict[str, dict[str, Any]] = {
         title: {
             "setting": one.config.setting or "training-free",
             "trained_on": one.config.vocabulary.name if one.config.setting else "",
+            "shown": [name for name in unseen if one.is_taught([name])[0]],
             "calibration": default_calibration(one, offered.names)
             if calibration is None
             else calibration,

@@ -111,11 +111,14 @@ def held_out(model: dict[str, Any], about: dict[str, Any]) -> str:
     """Return, in brackets, what must be known of a model to take its unseen classes for unseen."""
     if not about["unseen"]:
         return " (every class counts as seen)"
+    facts = []
     if model["trained_on"] not in ("", about["vocabulary"]):
-        return f" (the split of {about['vocabulary']}; training was on {model['trained_on']})"
-    if model["setting"] in NOT_HELD_OUT:
-        return f" ({NOT_HELD_OUT[model['setting']]})"
-    return ""
+        facts.append(f"the split of {about['vocabulary']}; training was on {model['trained_on']}")
+    elif model["setting"] in NOT_HELD_OUT:
+        facts.append(NOT_HELD_OUT[model["setting"]])
+    if model["shown"] and model["setting"] != "supervised":
+        facts.append(f"it, or its start, was shown masks of {', '.join(model['shown'])}")
+    return f" ({'; '.join(facts)})" if facts else ""
 
 
 def find_differences(records: "dict[str, Record]", vocabulary: "Vocabulary") -> dict[str, Any]:
