@@ -68,8 +68,9 @@ def print_scores(
         (one,) = models.values()
         print(f"{about['pictures']} pictures of {about['data']}{views}; {_shown(one)}")
         print(f"unseen classes: {unseen}{held_out(one, about)}\n")
-    for label, words in about["words"].items():
-        print(f"{label}: looked for as {', '.join(words)}")
+    if about["words"]:
+        said = (f"{label} as {', '.join(words)}" for label, words in about["words"].items())
+        print(f"looked for: {'; '.join(said)}\n")
     rows: dict[str, dict[str, float | None]] = {t: {**s.summary()} for t, s in scores.items()}
     if promised := about["expected"]:
         known = {title: promised[field] for title, field in PROMISED.items()}
