@@ -161,7 +161,7 @@ def test_a_split_whose_unseen_classes_training_showed_is_told(unseen, segmenter,
     assert_one_sentence(words, "these repeat: 'clouds'")
     run = unseen("evaluate", "--count", "1", "--words", "truck: truck, lorry", "--json")
     assert json.loads(run.out)["words"] == {"truck": ["truck", "lorry"]}
-    assert "note: γ is 0 for zegclip-miniature-inductive, not its 0.1" in run.err
+    assert json.loads(run.out)["calibration"] == 0.1
 
 
 def test_confidence_is_measured_and_noted_in_the_models_folder(unseen, segmenter, scene, tmp_path):

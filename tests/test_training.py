@@ -258,18 +258,18 @@ def test_pictures_are_never_capped_in_an_evaluation(micro_recipe: Recipe, tmp_pa
 def test_words_in_place_of_a_name_are_scored_as_that_name(micro_recipe: Recipe, tmp_path):
     segmenter = fit(replace(micro_recipe, steps=6), out=tmp_path / "run", device="cpu")
     dataset = Subset(open_dataset("micro"), 3)
-    words = {"bird": ["lorry", "stop"], "sea": ["sea", "light"]}
+    words = {"grass": ["lorry", "stop"], "sea": ["sea", "light"]}
     scores = evaluate(segmenter, dataset, words=words)
     every = {name: words.get(name, [name]) for name in MICRO.names}
     expected = np.zeros_like(scores.matrix)
     for i in range(3):
-        found = segmenter(dataset[i].image, every, calibration=0.0, limit=None)
+        found = segmenter(dataset[i].image, every, limit=None)
         assert found.labels == MICRO.names
         valid = dataset[i].labels != 255
         np.add.at(expected, (dataset[i].labels[valid], found.mask[valid]), 1)
     np.testing.assert_array_equal(scores.matrix, expected)
-    assert (scores.matrix != evaluate(segmenter, dataset, calibration=0.0).matrix).any()
-    curve = calibration_curve(segmenter, dataset, [0.0], words=words)[0.0]
+    assert (scores.matrix != evaluate(segmenter, dataset).matrix).any()
+    curve = calibration_curve(segmenter, dataset, [0.1], words=words)[0.1]
     assert np.abs(curve.matrix - expected).sum() <= 1e-3 * expected.sum()
     for wrong, says in (
         ({"skyy": ["sky"]}, "'skyy' is no label of the data set; did you mean 'sky'"),

@@ -83,8 +83,8 @@ def _offer(
     dataset: Dataset,
     labels: Vocabulary | TextEmbeddings | None,
     words: Mapping[str, Sequence[str]] | None = None,
-) -> tuple[TextEmbeddings, Integer[np.ndarray, " C"]]:
-    """Return the labels offered to the model, embedded, and where they stand in the data set's."""
+) -> tuple[TextEmbeddings, tuple[str, ...]]:
+    """Return the words offered to the model, embedded, and which label each of them stands for."""
     offered = dataset.vocabulary if labels is None else labels
     names = offered.vocabulary.names if isinstance(offered, TextEmbeddings) else offered.names
     if words:
@@ -98,7 +98,7 @@ def _offer(
         )
     if len(dataset) == 0:
         raise InputError("there is no picture to evaluate on")
-    return segmenter.embed(offered), np.array(dataset.vocabulary.positions(names))
+    return segmenter.embed(offered), names
 
 
 def _over(
@@ -140,7 +140,8 @@ def evaluate(
         dataset: pictures with label maps.
         labels: the names offered to the model, all of the data set's by default.
         words: of some of these names, what is looked for in their place: a pixel that any of
-            ``{"background": ["sky", "wall"]}`` fits best is background.
+            ``{"background": ["sky", "wall"]}`` fits best is background. They count as seen if
+            training showed the name or one of them.
         calibration: γ; by default the model's own, or 0 on a vocabulary it was not trained with.
         tta: average over scales and mirror images, as the authors' ``--aug-test``.
         watch: called with every picture that this process segments: what draws.
@@ -151,12 +152,16 @@ def evaluate(
     Raises:
         InputError: a name that the data set does not have, or a label map that does not fit.
     """
-    embeddings, positions = _offer(segmenter, dataset, labels, words)
+    embeddings, stood_for = _offer(segmenter, dataset, labels, words)
+    names = tuple(dict.fromkeys(stood_for))
+    positions = np.array(dataset.vocabulary.positions(names))
     if calibration is None:
-        calibration = default_calibration(segmenter, embeddings.vocabulary.names)
+        calibration = default_calibration(segmenter, names)
 
     def look(sample: Sample) -> list[Any]:
-        result = segmenter(sample.image, embeddings, calibration=calibration, limit=None, tta=tta)
+        result = segmenter(
+            sample.image, embeddings, merge=words, calibration=calibration, limit=None, tta=tta
+        )
         prediction = positions[result.mask]
         sure = result.scores if result.confidence is None else result.confidence
         scores = Scores.count(prediction, sample.labels, dataset.vocabulary, sure)
@@ -202,8 +207,9 @@ def calibration_curve(
     Raises:
         InputError: as ``evaluate``; or the labels are all seen or all unseen.
     """
-    embeddings, positions = _offer(segmenter, dataset, labels, words)
-    taught = torch.tensor(segmenter.is_taught(embeddings.vocabulary.names))
+    embeddings, names = _offer(segmenter, dataset, labels, words)
+    positions = np.array(dataset.vocabulary.positions(names))
+    taught = torch.tensor(segmenter.is_taught(embeddings.vocabulary.names, words))
     groups = [taught.nonzero()[:, 0], (~taught).nonzero()[:, 0]]
     if not all(map(len, groups)):
         raise InputError(

@@ -50,6 +50,7 @@ class How(TypedDict, total=False):
     """What a call may say beside the picture and its labels: the arguments of ``stream``."""
 
     skip_broken: bool
+    merge: Mapping[str, Sequence[str]] | None
     calibration: float | None
     threshold: float
     other: str
@@ -369,9 +370,20 @@ class Segmenter:
             "versions": {"unseen": version("unseen"), "torch": torch.__version__},
         }
 
-    def is_taught(self, names: Sequence[str]) -> list[bool]:
-        """Tell of each name whether training showed masks of it; case does not matter to CLIP."""
+    def is_taught(
+        self, names: Sequence[str], merge: Mapping[str, Sequence[str]] | None = None
+    ) -> list[bool]:
+        """Tell of each name whether training showed masks of it; case does not matter to CLIP.
+
+        Args:
+            names: the labels.
+            merge: those that are one: if training showed any of them, or what they are called, it
+                showed them all.
+        """
         taught = {name.casefold() for name in self.config.taught}
+        for name, members in (merge or {}).items():
+            group = {one.casefold() for one in (name, *members)}
+            taught |= group if group & taught else set()
         return [name.casefold() in taught for name in names]
 
     @torch.inference_mode()
@@ -438,6 +450,7 @@ class Segmenter:
         labels: Labels | Groups,
         *,
         skip_broken: bool = False,
+        merge: Mapping[str, Sequence[str]] | None = None,
         calibration: float | None = None,
         threshold: float = 0.0,
         other: str = "other",
@@ -451,6 +464,7 @@ class Segmenter:
             pictures: each as for a call.
             labels: as for a call.
             skip_broken: warn of pictures that cannot be read, and go on with the next.
+            merge: labels that are one, as in ``Segmentation.merge``; γ takes them for one too.
             calibration: γ to subtract from the scores of seen classes; the model's own by default.
             threshold: least confidence that leaves a pixel its label; of a model without
                 ``unseen calibrate``, least score.
@@ -464,7 +478,7 @@ class Segmenter:
             InputError: as a call.
         """
         words, groups = _flatten(labels)
-        embeddings = self.embed(words)
+        embeddings, groups = self.embed(words), groups | dict(merge or {})
         for picture in pictures:
             try:
                 image = as_array(picture)
@@ -473,7 +487,7 @@ class Segmenter:
                     raise
                 warnings.warn(f"skipped: {error}", stacklevel=2)
                 continue
-            found = self._segment(image, embeddings, calibration, margins, limit, tta)
+            found = self._segment(image, embeddings, groups, calibration, margins, limit, tta)
             found = replace(found, source=name_picture(picture))
             found = found.merge(groups) if groups else found
             yield found.reject(threshold, other) if threshold else found
@@ -482,16 +496,19 @@ class Segmenter:
         self,
         image: UInt8[np.ndarray, "H W 3"],
         embeddings: TextEmbeddings,
+        merge: Mapping[str, Sequence[str]],
         calibration: float | None,
         margins: bool,
         limit: int | None,
         tta: bool,
     ) -> Segmentation:
-        views = self.views(image, embeddings, calibration=calibration, limit=limit, tta=tta)
+        views = self.views(
+            image, embeddings, merge=merge, calibration=calibration, limit=limit, tta=tta
+        )
         size = (image.shape[0], image.shape[1])
         mask, best = find_likeliest(views, size) if tta else find_best(views[0], size)
         names = embeddings.vocabulary.names
-        taught = self.is_taught(names)
+        taught = self.is_taught(names, merge)
         unseen = [name for name, known in zip(names, taught, strict=True) if not known]
         sure = self.config.confidence
         return Segmentation(
@@ -523,6 +540,7 @@ class Segmenter:
         picture: Picture,
         labels: Labels,
         *,
+        merge: Mapping[str, Sequence[str]] | None = None,
         calibration: float | None = None,
         limit: int | None = LONGEST_SIDE,
         tta: bool = False,
@@ -536,7 +554,7 @@ class Segmenter:
         gamma = self.config.calibration if calibration is None else calibration
         if not math.isfinite(gamma):
             raise InputError(f"calibration must be a finite number, got {gamma}")
-        taught = self.is_taught(embeddings.vocabulary.names)
+        taught = self.is_taught(embeddings.vocabulary.names, merge)
         bias = gamma * torch.tensor(taught, device=self.device)
         size = (image.shape[0], image.shape[1])
 
@@ -574,11 +592,11 @@ class Segmenter:
             )
 
 
-def _flatten(labels: Labels | Groups) -> tuple[Labels, dict[str, list[str]]]:
+def _flatten(labels: Labels | Groups) -> tuple[Labels, dict[str, Sequence[str]]]:
     """Return the words to look for, and which of them are one label."""
     if not isinstance(labels, Mapping):
         return labels, {}
-    groups = {
+    groups: dict[str, Sequence[str]] = {
         name: [words] if isinstance(words, str) else list(words) for name, words in labels.items()
     }
     return [word for words in groups.values() for word in words], groups

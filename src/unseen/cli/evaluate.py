@@ -246,6 +246,7 @@ def evaluate(
             say(f"note: {len(lacking)} of the {len(every)} classes are never looked for")
     spelt, _ = put_into_words(dataset.vocabulary, groups)
     offered = embedded.vocabulary if embedded else spelt
+    names = offered.names if embedded else dataset.vocabulary.names
     promised = None
     if row:
         promised, doubt = expectation(row, segmenter.config.recipe)
@@ -284,9 +285,7 @@ def evaluate(
             "setting": one.config.setting or "training-free",
             "trained_on": one.config.vocabulary.name if one.config.setting else "",
             "shown": [name for name in unseen if one.is_taught([name])[0]],
-            "calibration": default_calibration(one, offered.names)
-            if calibration is None
-            else calibration,
+            "calibration": default_calibration(one, names) if calibration is None else calibration,
             "short_side": one.config.short_side,
             "window": one.config.window,
             "stride": one.config.stride,

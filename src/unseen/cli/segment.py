@@ -149,8 +149,15 @@ def segment(
     names = distinct_names(found)
 
     def look(image: "np.ndarray") -> "Segmentation":
-        result = segmenter(image, looked_for, calibration=calibration, tta=tta).merge(groups)
-        return result.reject(threshold, other) if threshold else result
+        return segmenter(
+            image,
+            looked_for,
+            merge=groups,
+            calibration=calibration,
+            threshold=threshold,
+            other=other,
+            tta=tta,
+        )
 
     def make(index: int) -> dict[str, Any] | None:
         picture, stem = found[index], out / names[index]
