@@ -41,6 +41,20 @@ def test_every_contender_can_be_built(name):
             assert any(p.requires_grad for p in model.parameters())
 
 
+def test_contenders_differ_in_nothing_but_what_they_are_named_for():
+    for name in CONTENDERS:
+        recipe = Trial(name, "inductive").recipe
+        if recipe is None:
+            continue
+        options = recipe.options
+        assert options["heads"] == 2, name
+        if "frozen" not in name:
+            assert options["prompts"] == 10, name
+        if "cliprc" in name:
+            expected = {"cliprc-one": 1, "cliprc-sixteen": 16}.get(name, 4)
+            assert options["regions"] == expected, name
+
+
 def test_the_control_has_the_parameters_of_the_cascade():
     counts = []
     for name in ("cascade", "cascade-last", "cascade-fused"):

@@ -48,7 +48,14 @@ TABLE = {
     "cascade-cliprc": Contender(
         "Cascade over CLIP-RC",
         "cliprc",
-        {"method": "cascade", "options.over": "cliprc", **_decoders([2, 3], [4, 5], [6])},
+        {
+            "method": "cascade",
+            "options.over": "cliprc",
+            "options.prompts": 10,
+            "options.heads": 2,
+            "options.regions": 4,
+            **_decoders([2, 3], [4, 5], [6]),
+        },
     ),
     "cliprc": Contender("CLIP-RC", "cliprc"),
 }
