@@ -1,5 +1,9 @@
 import json
+import os
+import signal
 import statistics
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,3 +150,31 @@ def test_trials_are_carried_out_once_and_again_if_anything_changed(tmp_path: Pat
     path.write_text("{}")
     with pytest.raises(InputError, match=r"maskclip\.json is no result"):
         load(tmp_path, listed)
+
+
+_WAITING = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from unseen.reproduction import _prepare
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare, initargs=(1,))
+    print(pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 600)
+    time.sleep(600)
+"""
+
+
+def test_a_training_ends_with_the_command_that_began_it(tmp_path):
+    (tmp_path / "waiting.py").write_text(_WAITING)
+    command = [sys.executable, str(tmp_path / "waiting.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+        try:
+            parent.communicate(timeout=30)  # until nobody holds its end of the pipe
+        except subprocess.TimeoutExpired:
+            os.kill(worker, signal.SIGKILL)
+            raise

@@ -12,6 +12,7 @@ import platform
 import shutil
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -234,8 +235,17 @@ def _work(chain: Sequence[Trial], out: Path, device: str) -> list[str]:
 
 
 def _prepare(threads: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     sys.stderr = open(os.devnull, "w")  # bars of several trainings would write over each other
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, or it would train on for nobody."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def execute_all(
