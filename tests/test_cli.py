@@ -430,8 +430,9 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
     ],
 )
 def test_wrong_arguments_get_one_sentence(unseen, tmp_path, arguments, says):
+    (tmp_path / "a.png").touch()
     assert_one_sentence(unseen(*arguments), says)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_the_version_is_told(unseen):

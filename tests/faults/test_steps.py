@@ -30,7 +30,11 @@ def take_steps(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int, 
             subprocess.Popen(command, env={**os.environ, **place})
             for place in places(processes, nodes)
         ]
-        assert [process.wait(120) for process in started] == [0] * len(started)
+        try:
+            assert [process.wait(300) for process in started] == [0] * len(started)
+        finally:
+            for process in started:
+                process.kill()
         return torch.load(folder / "out.pt")
 
     return take
