@@ -123,7 +123,7 @@ def test_folders_of_this_machine_are_told_to_nobody():
         clip="/home/me/ViT-B-16.pt",
         recipe=recipe,
         start="/home/me/runs/first/halfway",
-        shown_before=("sofa", "cat"),
+        shown_before=("Sofa", "cat"),
     )
     assert "/home" not in repr(without_places(config))
     assert "/home" not in make_card(config, name="owner/name")

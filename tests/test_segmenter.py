@@ -143,6 +143,7 @@ def test_calibration_lowers_seen_classes_alone(micro):
     assert micro.is_taught(names) == [True, False, False, True, False]
     assert micro.is_taught(names, {"one": names[:2]}) == [True, True, False, True, False]
     assert micro.is_taught(names, {names[0]: names[1:3]}) == [True, True, True, True, False]
+    assert not any(micro.is_taught(["c", "d"], {"sky": ["c"], "c": ["d"]})[1:])
     assert micro.is_taught(names, {"one": names[1:3]}) == [True, False, False, True, False]
     image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
     plain = micro(image, "bus, train", calibration=0.0)

@@ -115,7 +115,8 @@ def make_card(
         facts["model-index"] = [_index(name, scored_on, scores)]
     example = json.dumps([*words.seen[:2], *words.unseen[:1]], ensure_ascii=False)
     held_out = words.unseen if config.setting != "supervised" else ()
-    known = [name for name in held_out if name in config.shown_before]
+    familiar = {name.casefold() for name in config.shown_before}
+    known = [name for name in held_out if name.casefold() in familiar]
     rows = {
         "method": f"{title}, {_options(config.options)}",
         "setting": f"{config.setting or 'training-free'}: {_KNOWN[config.setting]}",

@@ -381,10 +381,9 @@ class Segmenter:
                 showed them all.
         """
         taught = {name.casefold() for name in self.config.taught}
-        for name, members in (merge or {}).items():
-            group = {one.casefold() for one in (name, *members)}
-            taught |= group if group & taught else set()
-        return [name.casefold() in taught for name in names]
+        groups = [{one.casefold() for one in (n, *members)} for n, members in (merge or {}).items()]
+        known = taught.union(*(group for group in groups if group & taught))
+        return [name.casefold() in known for name in names]
 
     @torch.inference_mode()
     def look(

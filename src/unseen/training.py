@@ -108,7 +108,8 @@ def fit(
         return Segmenter.from_pretrained(out, device=device)
     model, text_encoder, recipe, before = build(recipe, start)
     shown_before = before.taught if before else ()
-    if known := [name for name in vocabulary.unseen if name in shown_before]:
+    familiar = {name.casefold() for name in shown_before}  # CLIP reads lower case only
+    if known := [name for name in vocabulary.unseen if name.casefold() in familiar]:
         warnings.warn(
             f"{start} was shown masks of {', '.join(known)}, which this training holds out: what "
             "the model scores there is no zero-shot score",

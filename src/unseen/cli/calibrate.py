@@ -11,7 +11,7 @@ from unseen.cli.options import Device, JournalFolder, Json, say
 from unseen.errors import InputError
 
 FEW = 100
-"""Pictures of which a confidence is doubted."""
+"""Fewer pictures than these are told of."""
 
 
 def calibrate(
