@@ -519,6 +519,12 @@ def test_scores_no_better_than_chance_are_pointed_out(unseen):
     shifted = Scores(np.roll(np.diag([50, 30, 20]), 1, axis=1), vocabulary)
     assert hardly_better(good, chance(good)) == ""
     assert "another order" in hardly_better(shifted, chance(shifted))
+    two, one = (Vocabulary("few", names) for names in (("cow", "sky"), ("cow",)))
+    for matrix, vocabulary in (([[4, 1], [1, 4]], two), ([[5]], one)):
+        scores = Scores(np.array(matrix), vocabulary)
+        assert hardly_better(scores, chance(scores)) == ""
+    nothing = Scores(np.zeros((2, 2), np.int64), two)
+    assert "has a label" in hardly_better(nothing, chance(nothing))
     assert "chance" not in unseen("evaluate", "--count", "2").err
 
 

@@ -186,6 +186,8 @@ def test_chance_is_what_uniform_guessing_scores():
     [
         (np.zeros((2, 3), int), np.zeros((3, 2), int), "must have one size"),
         (np.zeros((1, 1), int), np.array([[9]]), "labels must be below 4"),
+        (np.zeros((1, 1), int), np.array([[-1]]), "labels must be below 4.*found -1"),
+        (np.array([[4]]), np.zeros((1, 1), int), "predictions must be below 4"),
     ],
 )
 def test_maps_that_do_not_fit_get_one_sentence(prediction, labels, says):

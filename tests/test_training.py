@@ -10,6 +10,7 @@ from conftest import MICRO_PRETRAINING
 from unseen import training_folder
 from unseen.catalogue import DATASETS, open_dataset
 from unseen.checkpoints import load_pretrained
+from unseen.confidence import Confidence
 from unseen.data.datasets import Sample, Subset
 from unseen.errors import InputError, MissingExtra
 from unseen.evaluation import (
@@ -221,6 +222,8 @@ def test_evaluation_counts_every_labelled_pixel_once(micro_recipe: Recipe, tmp_p
     assert list(baselines) == ["untrained head", "CLIP alone (MaskCLIP)"]
     for baseline in baselines.values():
         assert evaluate(baseline, dataset).matrix.sum() == labelled
+    segmenter.config = replace(segmenter.config, confidence=Confidence(seen=((0.0,), (1.0,))))
+    assert all(one.config.confidence is None for one in make_baselines(segmenter).values())
 
 
 def test_the_curve_is_what_each_gamma_scores(micro_recipe: Recipe, tmp_path):
@@ -237,6 +240,9 @@ def test_the_curve_is_what_each_gamma_scores(micro_recipe: Recipe, tmp_path):
     with pytest.raises(InputError, match="trained on all of these 2"):
         names = Vocabulary(name="two", names=("person", "sky"))
         calibration_curve(segmenter, dataset, [0.0], labels=names)
+    dataset.vocabulary = Vocabulary("things", MICRO.names[:12], unseen=("train", "boat"))
+    with pytest.raises(InputError, match="labels must be below 12"):
+        calibration_curve(segmenter, dataset, [0.0])
 
 
 def test_another_data_sets_names_are_scored_without_calibration(micro_recipe: Recipe, tmp_path):

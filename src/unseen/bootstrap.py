@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from unseen.errors import InputError
-from unseen.metrics import Scores
+from unseen.metrics import Scores, divide
 from unseen.vocabulary import Vocabulary
 
 MEASURES = ("pAcc", "mIoU", "mIoU(S)", "mIoU(U)", "hIoU")
@@ -46,20 +46,20 @@ def headlines(
     """Score sums of tallies by ``MEASURES``, in percent, as ``Scores`` does."""
     right, labelled, predicted = np.moveaxis(counts, 1, 0)
     union = labelled + predicted - right
-    iou = np.divide(right, union, out=np.full(union.shape, np.nan), where=union > 0)
+    iou = divide(right, union)
 
     def mean(names: tuple[str, ...]) -> np.ndarray:
         kept = iou[:, list(vocabulary.positions(names))]
         count = np.isfinite(kept).sum(axis=1)
         total = np.nansum(kept, axis=1)
-        return np.divide(total, count, out=np.full(len(iou), np.nan), where=count > 0)
+        return divide(total, count)
 
     seen, unseen, pixels = mean(vocabulary.seen), mean(vocabulary.unseen), labelled.sum(axis=1)
     both = seen + unseen
     harmonic = np.divide(
         2 * seen * unseen, both, out=np.where(both == 0, 0, np.nan), where=both > 0
     )
-    accuracy = np.divide(right.sum(axis=1), pixels, out=np.full(len(iou), np.nan), where=pixels > 0)
+    accuracy = divide(right.sum(axis=1), pixels)
     return 100 * np.stack([accuracy, mean(vocabulary.names), seen, unseen, harmonic], axis=1)
 
 

@@ -10,6 +10,8 @@ from html import escape
 import numpy as np
 from jaxtyping import Float, Integer
 
+from unseen.metrics import divide
+
 MOST = 40
 """How many classes a heat map shows; of more, those that are most confused."""
 
@@ -19,7 +21,7 @@ _CELL, _NAME = 18, 104  # side of a cell and room for a name, in pixels
 def row_shares(matrix: Integer[np.ndarray, "C C"]) -> Float[np.ndarray, "C C"]:
     """Return what share of each class's labelled pixels was given to each; NaN without pixels."""
     total = matrix.sum(axis=1, keepdims=True)
-    return np.divide(matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
+    return divide(matrix, total)
 
 
 def confusions(matrix: Integer[np.ndarray, "C C"]) -> list[tuple[int, int, float]]:

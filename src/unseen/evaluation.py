@@ -16,7 +16,7 @@ from unseen.embeddings import TextEmbeddings
 from unseen.errors import InputError, did_you_mean
 from unseen.journal import Journal
 from unseen.methods import METHODS, maskclip
-from unseen.metrics import BINS, UNIT, Scores, add_sparse, count_reliability, to_sparse
+from unseen.metrics import BINS, UNIT, Scores, add_sparse, check_maps, count_reliability, to_sparse
 from unseen.processes import ALONE, Processes
 from unseen.readout import find_best
 from unseen.recipes import VOCABULARY_OF, Source
@@ -223,6 +223,7 @@ def calibration_curve(
 
     def look(sample: Sample) -> list[list[int]]:
         found = np.zeros_like(cells)
+        check_maps(np.zeros(sample.image.shape[:2], np.uint8), sample.labels, count)
         view = segmenter.views(sample.image, embeddings, calibration=0.0, limit=None)[0]
         size = (sample.labels.shape[0], sample.labels.shape[1])
         best = [find_best(view.of(group.to(segmenter.device)), size) for group in groups]
@@ -246,6 +247,12 @@ def calibration_curve(
         float(gamma): Scores(matrix, dataset.vocabulary)
         for gamma, matrix in zip(order, matrices, strict=True)
     }
+
+
+def best_calibration(curve: Mapping[float, Scores]) -> float | None:
+    """Return the γ of the best hIoU; None if none has one, as seen or unseen classes are absent."""
+    known = {gamma: scores.hiou for gamma, scores in curve.items() if not np.isnan(scores.hiou)}
+    return max(known, key=lambda gamma: known[gamma]) if known else None
 
 
 class _Bins:
@@ -323,7 +330,8 @@ def default_calibration(segmenter: Segmenter, names: tuple[str, ...]) -> float:
 
 def make_baselines(segmenter: Segmenter) -> dict[str, Segmenter]:
     """Return what a trained model should beat: its own head untrained, and its CLIP alone."""
-    image, config = segmenter.model.encoder.clip, segmenter.config
+    image = segmenter.model.encoder.clip
+    config = replace(segmenter.config, confidence=None)  # measured on the trained model alone
     torch.manual_seed(0)
     untrained = METHODS[config.method](image, **config.options)
     device = str(segmenter.device)

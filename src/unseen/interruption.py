@@ -25,8 +25,11 @@ class Interrupted(Exception):
     """
 
     def __init__(self, number: int, message: str) -> None:
-        super().__init__(message)
+        super().__init__(number, message)  # both, or what crosses processes could not be read
         self.number = number
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 class Request:

@@ -24,18 +24,22 @@ def check_maps(
     """Refuse maps that cannot be compared.
 
     Raises:
-        InputError: the two differ in size, or a label is neither a class nor ``IGNORE``.
+        InputError: the two differ in size, a label is neither a class nor ``IGNORE``, or a
+            prediction is no class where there is a label.
     """
     if prediction.shape != labels.shape:
         raise InputError(
             f"prediction and labels must have one size, got {prediction.shape} and {labels.shape}"
         )
-    highest = labels.max(where=labels != IGNORE, initial=0)
-    if highest >= num_classes:
-        raise InputError(
-            f"labels must be below {num_classes}, the number of classes, or {IGNORE} for none; "
-            f"found {highest}: check the label map and its order"
-        )
+    valid = labels != IGNORE
+    for what, values in (("labels", labels), ("predictions", prediction)):
+        for found in (values.min(where=valid, initial=0), values.max(where=valid, initial=0)):
+            if not 0 <= found < num_classes:
+                none = f", or {IGNORE} for none" if values is labels else ""
+                raise InputError(
+                    f"{what} must be below {num_classes}, the number of classes{none}; found "
+                    f"{found}: check the label map and its order"
+                )
 
 
 def confusion(
@@ -368,7 +372,7 @@ class Scores:
         return {
             **rounded({**self.summary(), **self.details()}),
             "classes": {
-                name: {column: _round(100 * values[i]) for column, values in columns.items()}
+                name: {column: defined(100 * values[i]) for column, values in columns.items()}
                 | {"unseen": name in self.vocabulary.unseen}
                 for i, name in enumerate(self.vocabulary.names)
             },
@@ -410,11 +414,12 @@ def chance(scores: Scores) -> Scores:
 
 def rounded(numbers: Mapping[str, float]) -> dict[str, float | None]:
     """Return numbers as JSON takes them: four digits, None for what is undefined."""
-    return {name: _round(value) for name, value in numbers.items()}
+    return {name: defined(value) for name, value in numbers.items()}
 
 
-def _round(value: float) -> float | None:
-    return None if np.isnan(value) else round(float(value), 4)
+def defined(value: float, digits: int = 4) -> float | None:
+    """Return a number as JSON takes it, None for NaN."""
+    return None if np.isnan(value) else round(float(value), digits)
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

@@ -20,6 +20,7 @@ from PIL import Image
 from unseen import charts
 from unseen.bootstrap import MEASURES
 from unseen.drawing import palette
+from unseen.metrics import show
 from unseen.report import Report, check_folder, shrink, thumbnail_size
 from unseen.sizes import BINS, FOUND
 from unseen.vocabulary import IGNORE
@@ -108,7 +109,7 @@ def _scores(report: Report) -> str:
         (name,) = report.records
         summary = report.scores[name].summary()
         tiles = "".join(
-            f"<li><b>{_show(summary[column])}</b>{escape(column)}</li>"
+            f"<li><b>{show(summary[column])}</b>{escape(column)}</li>"
             for column in _HEADLINES
             if not np.isnan(summary[column])
         )
@@ -129,7 +130,7 @@ def _score_table(report: Report, title: str, rows: Mapping[str, Mapping[str, flo
         if any(not np.isnan(row[column]) for row in rows.values())
     ]
     body = [
-        [_named(report, name), *(_show(numbers[column]) for column in columns)]
+        [_named(report, name), *(show(numbers[column]) for column in columns)]
         for name, numbers in rows.items()
     ]
     return _table(title, ["model", *map(escape, columns)], body)
@@ -185,7 +186,7 @@ def _classes(report: Report) -> str:
             if c in places and known[c]
         ]
         means = ", ".join(
-            f"{key} {_show(100 * one.mean(one.iou, names))}".strip()
+            f"{key} {show(100 * one.mean(one.iou, names))}".strip()
             for key, one in zip(keys.values(), scores, strict=True)
         )
         caption = f"<b>{title}</b>{len(names)} classes, mean IoU {means}"
@@ -221,10 +222,10 @@ def _class_row(
     bars = "".join(
         f'<div class="bar">{f"<b>{key}</b>" if key else ""}<span>'
         + (f'<i style="width:{value:.1f}%"></i>' if np.isfinite(value) else "")
-        + f"</span><em>{_show(value)}</em></div>"
+        + f"</span><em>{show(value)}</em></div>"
         for key, value in zip(keys, iou.tolist(), strict=True)
     )
-    shares = "".join(f"<div>{_show(value)}</div>" for value in found.tolist())
+    shares = "".join(f"<div>{show(value)}</div>" for value in found.tolist())
     return f'<tr><th scope="row">{name}</th><td>{bars}</td><td>{shares}</td></tr>'
 
 
@@ -275,7 +276,7 @@ def _reliability(report: Report) -> str:
         bins = report.scores[name].reliability_by_bin
         if bins is None:
             continue
-        error = _show(100 * report.scores[name].calibration_error)
+        error = show(100 * report.scores[name].calibration_error)
         figures.append(
             f"<figure>{charts.reliability_svg(bins)}<figcaption>{_named(report, name)}: "
             f"ECE {error} %</figcaption></figure>"
@@ -369,7 +370,7 @@ def _picture(report: Report, index: int) -> str:
 
     def each(values: Iterable[float]) -> str:
         shown = zip(report.keys.values(), values, strict=True)
-        return ", ".join(f"{key} {_show(100 * value)}".strip() for key, value in shown)
+        return ", ".join(f"{key} {show(100 * value)}".strip() for key, value in shown)
 
     ious = [record.iou(index) for record in records.values()]
     entries = []
@@ -530,7 +531,3 @@ def _readable(colour: UInt8[np.ndarray, " 3"]) -> str:
     """Return black or white, whichever stands out on a colour."""
     red, green, blue = (float(channel) for channel in colour)
     return "#000" if 0.299 * red + 0.587 * green + 0.114 * blue > 125 else "#fff"
-
-
-def _show(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.1f}"

@@ -25,7 +25,7 @@ from unseen.bootstrap import tally
 from unseen.data.datasets import Dataset
 from unseen.errors import InputError
 from unseen.evaluation import Judged
-from unseen.metrics import Scores
+from unseen.metrics import Scores, defined, divide
 from unseen.segmenter import Segmenter
 from unseen.sizes import SizeScores
 
@@ -75,7 +75,7 @@ class Record:
         """Return a picture's IoU by class; NaN where it has no such label."""
         right, labelled, predicted = self._counts[index]
         union = labelled + predicted - right
-        return np.divide(right, union, out=np.full(len(union), np.nan), where=labelled > 0)
+        return np.where(labelled > 0, divide(right, union), np.nan)
 
     def score(self, index: int) -> float:
         """Return a picture's mean IoU over the classes it is labelled with; NaN without labels.
@@ -117,14 +117,14 @@ class Report:
             "labels": list(self.dataset.vocabulary.names),
             "confusion": {name: self.scores[name].matrix.tolist() for name in self.records},
             "reliability": {
-                name: None if bins is None else [[_number(v) for v in row] for row in bins.tolist()]
+                name: None if bins is None else [[defined(v) for v in row] for row in bins.tolist()]
                 for name in self.records
                 for bins in [self.scores[name].reliability_by_bin]
             },
             "sizes": {name: one.to_dict() for name, one in self.sizes.items()},
             "by_picture": {
                 name: {
-                    picture: _number(100 * record.score(i))
+                    picture: defined(100 * record.score(i))
                     for i, picture in enumerate(record.names)
                 }
                 for name, record in self.records.items()
@@ -246,7 +246,3 @@ def thumbnail_size(shape: Sequence[int]) -> tuple[int, int]:
     """Return (width, height) of a picture on the page; it is never enlarged."""
     factor = min(1, LONGEST / max(shape[:2]))
     return max(1, round(shape[1] * factor)), max(1, round(shape[0] * factor))
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else round(float(value), 4)

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -28,8 +29,14 @@ from unseen.claims import CLAIMS, CONTENDERS, SETTINGS, TABLE, Claim
 from unseen.clip import fingerprint, load_clip
 from unseen.data.datasets import Dataset, Subset
 from unseen.errors import InputError
-from unseen.evaluation import GAMMAS, calibration_curve, default_calibration, evaluate
-from unseen.metrics import Scores, markdown, rounded, spread
+from unseen.evaluation import (
+    GAMMAS,
+    best_calibration,
+    calibration_curve,
+    default_calibration,
+    evaluate,
+)
+from unseen.metrics import Scores, defined, markdown, rounded, spread
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import edition
 from unseen.recipes import Recipe, find_recipe, override
@@ -68,6 +75,10 @@ class Trial:
         """What its file is called."""
         return f"{self.contender}-{self.setting}-{self.seed}" if self.setting else self.contender
 
+    def file(self, folder: Path) -> Path:
+        """Return its file in a folder of results."""
+        return folder / f"{self.name}.json"
+
     @property
     def recipe(self) -> Recipe | None:
         """What is trained, if anything is."""
@@ -93,7 +104,7 @@ class Trial:
             "scenes": {split: len(self.scenes(split)) for split in ("val", "test")},
             **_world(),
         }
-        return json.loads(json.dumps(made))
+        return _as_read(made)
 
     @property
     def start(self) -> "Trial | None":
@@ -137,7 +148,6 @@ def execute(trial: Trial, out: Path, *, device: str = "cpu") -> Path:
         out: folder of the files; models that others go on from lie in ``out/models``.
         device: as everywhere.
     """
-    path = out / f"{trial.name}.json"
     recipe = trial.recipe
     began = time.monotonic()
     if recipe is None:
@@ -148,6 +158,8 @@ def execute(trial: Trial, out: Path, *, device: str = "cpu") -> Path:
         halfway = out / "models" / f"{trial.name}-halfway"
         start = out / "models" / f"{trial.start.name}-halfway" if trial.start else None
         folder = out / "models" / f"{trial.name}-unfinished"
+        if folder.exists() and not _is_of(folder / "run.json", recipe):
+            shutil.rmtree(folder)
         segmenter = fit(recipe, out=folder, start=start, resume=True, device=device)
         if trial.setting == "inductive" and trial.contender in TABLE:
             shutil.rmtree(halfway, ignore_errors=True)
@@ -171,8 +183,23 @@ def execute(trial: Trial, out: Path, *, device: str = "cpu") -> Path:
             "unseen": version("unseen"),
         },
     }
+    path = trial.file(out)
     write_text(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return path
+
+
+def _is_of(file: Path, recipe: Recipe) -> bool:
+    """Tell whether a training's ``run.json``, or its model's ``config.json``, is of a recipe."""
+    try:
+        theirs = json.loads(file.read_text(encoding="utf-8"))["recipe"]
+        return theirs | {"stopped_at": None} == {**_as_read(recipe.record()), "stopped_at": None}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _as_read(facts: Any) -> Any:
+    """Return what JSON makes of facts."""
+    return json.loads(json.dumps(facts))
 
 
 def _score(segmenter: Segmenter, parts: Mapping[str, Dataset]) -> dict[str, Any]:
@@ -184,7 +211,8 @@ def _score(segmenter: Segmenter, parts: Mapping[str, Dataset]) -> dict[str, Any]
         curves = {
             split: calibration_curve(segmenter, part, GAMMAS) for split, part in parts.items()
         }
-        chosen = max(curves["val"], key=lambda gamma: curves["val"][gamma].hiou)
+        best = best_calibration(curves["val"])
+        chosen = published if best is None else best
     else:  # γ changes nothing: all classes are seen, or none
         curves = {"test": {0.0: evaluate(segmenter, parts["test"], calibration=0.0)}}
         chosen = 0.0
@@ -197,18 +225,18 @@ def _score(segmenter: Segmenter, parts: Mapping[str, Dataset]) -> dict[str, Any]
         },
         "curve": {split: _curve(one) for split, one in curves.items()},
         "classes": {
-            name: None if math.isnan(iou) else round(100 * float(iou), 2)
+            name: defined(100 * iou, 2)
             for name, iou in zip(names, test[published].iou, strict=True)
         },
     }
 
 
-def _curve(scores: Mapping[float, Scores]) -> dict[str, list[float]]:
+def _curve(scores: Mapping[float, Scores]) -> dict[str, list[Any]]:
     return {
         "gamma": list(scores),
-        "mIoU(S)": [round(100 * one.seen, 2) for one in scores.values()],
-        "mIoU(U)": [round(100 * one.unseen, 2) for one in scores.values()],
-        "hIoU": [round(100 * one.hiou, 2) for one in scores.values()],
+        "mIoU(S)": [defined(100 * one.seen, 2) for one in scores.values()],
+        "mIoU(U)": [defined(100 * one.unseen, 2) for one in scores.values()],
+        "hIoU": [defined(100 * one.hiou, 2) for one in scores.values()],
     }
 
 
@@ -223,11 +251,18 @@ def _chains(listed: Sequence[Trial], done: Callable[[Trial], bool], out: Path) -
             chains[trial] = [trial]
         elif start in chains:
             chains[start].append(trial)
-        elif done(start) and (out / "models" / f"{start.name}-halfway").exists():
+        elif done(start) and _has_halfway(start, out):
             chains[trial] = [trial]
         else:
             chains[start] = [start, trial]
     return list(chains.values())
+
+
+def _has_halfway(trial: Trial, out: Path) -> bool:
+    recipe = trial.recipe
+    return recipe is not None and _is_of(
+        out / "models" / f"{trial.name}-halfway" / "config.json", recipe
+    )
 
 
 def _work(chain: Sequence[Trial], out: Path, device: str) -> list[str]:
@@ -264,8 +299,17 @@ def execute_all(
         jobs: trainings at a time; the machine's threads are divided among them.
         device: as everywhere.
         tell: called with a line when a trial is done.
+
+    Raises:
+        InputError: a file is there that was made otherwise, or a training's process was killed.
     """
     have = load(out, listed)
+    if other := [one.name for one in listed if one not in have and one.file(out).exists()]:
+        raise InputError(
+            f"{out} holds runs that were made otherwise (steps, scenes, recipe, CLIP or world): "
+            f"{', '.join(other[:3])}{' …' if len(other) > 3 else ''}. Name another --out, or "
+            "remove them"
+        )
     chains = _chains(listed, lambda trial: trial in have, out)
     if not chains:
         return
@@ -277,7 +321,13 @@ def execute_all(
     try:
         futures = [pool.submit(_work, chain, out, device) for chain in chains]
         for future in as_completed(futures):
-            names = future.result()
+            try:
+                names = future.result()
+            except BrokenProcessPool:
+                raise InputError(
+                    "the process of a training was killed, for memory perhaps: take fewer --jobs; "
+                    "the same command goes on"
+                ) from None
             left -= len(names)
             tell(f"{', '.join(names)} done, {left} to go")
     finally:
@@ -297,7 +347,7 @@ def load(folder: Path, listed: Sequence[Trial]) -> dict[Trial, dict[str, Any]]:
     """
     results = {}
     for trial in listed:
-        path = folder / f"{trial.name}.json"
+        path = trial.file(folder)
         if not path.exists():
             continue
         try:
@@ -335,13 +385,14 @@ def table(results: Results) -> str:
                 continue
             scores = [facts["scores"]["published"] for facts in found]
             columns = [[one[column] for one in scores] for column in COLUMNS]
-            chosen = [facts["scores"]["chosen"]["hIoU"] for facts in found]
+            columns += [[facts["scores"]["chosen"]["hIoU"] for facts in found]]
+            *shown, chosen = ("–" if None in values else spread(values) for values in columns)
             rows.append(
                 [
                     contender.title,
                     setting or "training-free",
-                    *("–" if None in values else spread(values) for values in columns),
-                    spread(chosen) if setting == "inductive" else "",
+                    *shown,
+                    chosen if setting == "inductive" else "",
                     f"{found[0]['trainable_parameters'] / 1e3:,.0f} k" if setting else "–",
                     spread([f["training_seconds"] / 60 for f in found]) if setting else "–",
                     str(len(found)) if setting else "–",
@@ -358,7 +409,9 @@ def differences(claim: Claim, results: Results) -> list[float]:
         {
             trial.seed: facts["scores"][side.gamma][claim.column]
             for trial, facts in results.items()
-            if trial.contender == side.contender and trial.setting in ("", side.setting)
+            if trial.contender == side.contender
+            and trial.setting in ("", side.setting)
+            and facts["scores"][side.gamma][claim.column] is not None
         }
         for side in sides
     ]
@@ -371,11 +424,16 @@ def differences(claim: Claim, results: Results) -> list[float]:
     return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
 
 
-def verdict(found: Sequence[float], *, certain: bool = False) -> str:
-    """Judge a claim by its differences.
+STUDENT = (4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+"""Where there is no difference, the mean of 3, 4, … 10 seeds lies further from 0 than this, in
+standard errors, in 5 % of cases: Student's t, both sides."""
 
-    It holds if all seeds, three or more, agree and their mean is above twice its standard error
-    (the standard deviation over √n); turned around, it is reversed; anything else does not show.
+
+def verdict(found: Sequence[float], *, certain: bool = False) -> str:
+    """Judge a claim by its differences: a paired t-test at 5 %, both sides, from three seeds on.
+
+    It holds if the mean is above, by more than the test's limit, and is reversed if it is as far
+    below; anything else does not show. More than ten seeds are judged by the limit of ten.
 
     Args:
         found: the differences, seed by seed.
@@ -389,7 +447,7 @@ def verdict(found: Sequence[float], *, certain: bool = False) -> str:
     if len(found) < 3:
         return "too few seeds"
     error = statistics.stdev(found) / math.sqrt(len(found))
-    if abs(mean) > 2 * error and len({value > 0 for value in found}) == 1:
+    if abs(mean) > STUDENT[min(len(found), 10) - 3] * error:
         return "holds" if mean > 0 else "reversed"
     return "does not show"
 
@@ -410,8 +468,9 @@ def claims_table(results: Results, claims: Sequence[Claim] = CLAIMS) -> str:
                 if found
                 else "–",
                 verdict(found, certain=certain),
+                "–" if certain or not found else f"{sum(d > 0 for d in found)} of {len(found)}",
                 claim.paper or "–",
             ]
         )
-    header = ["", "claim", "score", "difference", "verdict", "in the papers"]
+    header = ["", "claim", "score", "difference", "verdict", "seeds above", "in the papers"]
     return markdown(header, rows)

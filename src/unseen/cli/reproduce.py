@@ -54,8 +54,10 @@ def reproduce(
     from unseen.claims import CLAIMS, TABLE, TOPICS
     from unseen.reproduction import claims_table, execute_all, load, needed, table, trials
 
-    names = read_words(only) if only else [*TABLE, *TOPICS]
     known = [*TABLE, *TOPICS]
+    names = known if only is None else read_words(only)
+    if not names:
+        raise InputError(f"--only names nothing: {', '.join(known)}")
     if strange := [name for name in names if name not in known]:
         raise InputError(
             f"there is no method and no topic {strange[0]!r}{did_you_mean(strange[0], known)} "

@@ -28,21 +28,30 @@ PROMISED = {
 
 def print_curve(curves: "dict[float, Scores]", *, json: bool) -> None:
     """Print what each γ scores, one a line."""
+    from unseen.evaluation import best_calibration
     from unseen.metrics import compare, rounded
 
     rows = {f"{gamma:.2f}": scores.summary() for gamma, scores in curves.items()}
     if json:
         print(json_module.dumps({"curve": {g: rounded(row) for g, row in rows.items()}}, indent=1))
         return
-    best = max(curves, key=lambda gamma: curves[gamma].hiou)
     print(compare(rows, corner="γ"))
-    print(f"\nbest hIoU: {100 * curves[best].hiou:.1f} at γ = {best:.2f}")
+    best = best_calibration(curves)
+    if best is None:
+        print("\nno hIoU: there are no seen classes, or no unseen ones, in this data set")
+    else:
+        print(f"\nbest hIoU: {100 * curves[best].hiou:.1f} at γ = {best:.2f}")
 
 
 def hardly_better(scores: "Scores", blind: "Scores") -> str:
-    """Return a note on a mIoU below twice that of chance: the mark of labels in another order."""
+    """Return a note on a mIoU near that of chance, the mark of labels in another order.
+
+    Near is less above it than chance itself is above 0, and than a tenth of what is left to 100.
+    """
     ours, theirs = (100 * one.mean(one.iou) for one in (scores, blind))
-    if ours >= 2 * theirs:
+    if not scores.matrix.any():
+        return "note: no pixel of these pictures has a label"
+    if len(scores.vocabulary) == 1 or ours >= theirs + min(theirs, (100 - theirs) / 10):
         return ""
     where = "hardly above" if ours > theirs else "not above"
     return (
