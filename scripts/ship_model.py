@@ -4,24 +4,29 @@ python scripts/ship_model.py runs/zegclip-miniature-inductive
 """
 
 import argparse
+import hashlib
 from pathlib import Path
 
 import torch
 
-from unseen.checkpoints import load_pretrained, save_pretrained
+from unseen import Segmenter
 
-ASSETS = Path(__file__).parent.parent / "src" / "unseen" / "miniature" / "assets"
+PACKAGE = Path(__file__).parent.parent / "src" / "unseen"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder that 'unseen train' made")
     run = parser.parse_args().run
-    model, text, config = load_pretrained(run)
-    folder = ASSETS / config.recipe["name"]
-    save_pretrained(folder, model, text, config, adapter_only=True, dtype=torch.float16)
-    size = (folder / "model.safetensors").stat().st_size
-    print(f"{folder}: {size:,} bytes")
+    segmenter = Segmenter.from_pretrained(run)
+    folder = PACKAGE / "miniature" / "assets" / segmenter.config.recipe["name"]
+    segmenter.save_pretrained(folder, adapter_only=True, dtype=torch.float16)
+    weights = folder / "model.safetensors"
+    name, sha256 = str(weights.relative_to(PACKAGE)), hashlib.sha256(weights.read_bytes())
+    lines = (PACKAGE / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    lines = [f"{sha256.hexdigest()}  {name}" if one.endswith(name) else one for one in lines]
+    (PACKAGE / "SHA256SUMS").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{folder}: {weights.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
