@@ -159,6 +159,7 @@ class TrainingFolder:
 
     def validate(self, step: int, model: Segmenter) -> None:
         """Score the model on validation pictures; the best so far is kept."""
+        model.model.eval()  # the next step turns dropout on again
         source = self._recipe.data
         dataset = Subset(
             open_dataset(source.name, "val", root=source.root), self._engine.validate_on

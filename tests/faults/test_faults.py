@@ -278,7 +278,7 @@ def test_the_best_of_validated_models_is_kept_also_over_a_stop(
 
     def score(segmenter, dataset, **_):
         assert (len(dataset), dataset[0].name) == (3, "val-00000")
-        segmenter.model.eval()
+        assert not any(module.training for module in segmenter.model.modules())
         return SimpleNamespace(hiou=next(given))
 
     monkeypatch.setattr(training_folder, "evaluate", score)
