@@ -27,6 +27,7 @@ from unseen.settings import SELF_TRAINING, TRANSDUCTIVE, Setting, find_setting
 from unseen.states import list_states, require_same
 from unseen.training_folder import TrainingFolder
 from unseen.vocabulary import Vocabulary
+from unseen.writing import refuse_existing
 
 REPORT_EVERY = 20
 
@@ -73,6 +74,7 @@ def fit(
     out: str | Path,
     start: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     device: str = "auto",
     engine: Engine | None = None,
 ) -> Segmenter:
@@ -87,18 +89,23 @@ def fit(
             ``run.json``, until it is done ``states/``, and where models are validated ``best/``.
         start: folder or name of a model whose weights to start from (``--from``).
         resume: go on from the newest state in ``out``, if there is one.
+        overwrite: replace a model or a stopped training that is in ``out``, at the first step.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         engine: how it is done: precision, workers, states.
 
     Raises:
         InputError: a recipe that cannot be followed, a start that does not fit, a folder that
-            cannot be written, a picture that cannot be read, or a loss that is no number any more.
+            holds a model or cannot be written, a picture that cannot be read, or a loss that is no
+            number any more.
         Interrupted: a signal asked for the end; the state was saved before.
         MissingExtra: an extra is not installed.
     """
     engine, out = engine or Engine(), Path(out)
     start = read_start(out) if resume and start is None else start
+    if resume and overwrite:
+        raise InputError("give --resume or --overwrite: to go on, or to begin anew")
     _keep_apart(out, start)
+    refuse_existing(out, overwrite=overwrite or resume)
     fabric = launch_fabric(engine, device)
     torch.manual_seed(recipe.seed)
     setting, dataset = find_setting(recipe.setting), open_source(recipe)

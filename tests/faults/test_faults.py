@@ -88,6 +88,8 @@ def test_a_state_of_another_training_is_refused(
         with pytest.raises(InputError, match=says):
             other = replace(micro_recipe, **changes)
             fit(other, out=tmp_path / "run", device="cpu", resume=True)
+    with pytest.raises(InputError, match="a training that was stopped: --resume goes on"):
+        fit(micro_recipe, out=tmp_path / "run", device="cpu")
     assert list_states(tmp_path / "run" / "states")
 
 
