@@ -111,7 +111,7 @@ def fit(
     setting, dataset = find_setting(recipe.setting), open_source(recipe)
     vocabulary = dataset.vocabulary
     _check_vocabulary(vocabulary, setting)
-    if resume and _is_done(out, recipe):
+    if resume and _is_done(out, recipe, start):
         return Segmenter.from_pretrained(out, device=device)
     model, text_encoder, recipe, before = build(recipe, start)
     shown_before = before.taught if before else ()
@@ -208,17 +208,20 @@ def read_batches(
     return load(crops, order, workers=workers, pinned=gpu)
 
 
-def _is_done(out: Path, recipe: Recipe) -> bool:
+def _is_done(out: Path, recipe: Recipe, start: str | Path | None) -> bool:
     """Tell whether a folder holds the trained model already.
 
     Raises:
-        InputError: it holds that of another recipe.
+        InputError: it holds that of another recipe, data set, CLIP or start.
     """
     if not (out / "config.json").is_file() or list_states(out / "states"):
         return False
-    theirs, ours = read_description(out)["recipe"], json.loads(json.dumps(recipe.record()))
-    own = {"data", "clip"}  # data may have moved; a start brings its own CLIP
-    made, wanted = ({k: v for k, v in one.items() if k not in own} for one in (theirs, ours))
+    made, wanted = read_description(out)["recipe"], json.loads(json.dumps(recipe.record()))
+    for one, begun in ((made, read_start(out)), (wanted, start)):
+        one["data"] = one.get("data", {}).get("name")  # it may have moved
+        one["start"] = begun and str(begun)
+        if start is not None:
+            one.pop("clip", None)  # a start brings its own
     require_same(made, wanted, out)
     return True
 
