@@ -210,7 +210,8 @@ def test_a_corrupt_picture_ends_the_training_with_its_path_or_is_skipped(
         fit(recipe, out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "config.json").exists()
     with pytest.warns(UserWarning, match=r"images/07\.jpg"):
-        fit(recipe, out=tmp_path / "run", device="cpu", engine=Engine(skip_broken=True))
+        engine = Engine(skip_broken=True)
+        fit(recipe, out=tmp_path / "run", overwrite=True, device="cpu", engine=engine)
 
 
 def test_an_empty_mask_teaches_nothing_and_harms_nothing(micro_recipe: Recipe, tmp_path: Path):
