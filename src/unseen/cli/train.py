@@ -110,7 +110,7 @@ def train(
 
     \b
     unseen train zegclip-miniature-inductive
-    unseen train zegclip-voc-inductive data.root=VOCdevkit/VOC2012 batch_size=8
+    unseen train zegclip-voc-inductive data.root=data batch_size=8
     unseen train zegclip-voc-inductive data=mine.yaml clip=openai/clip-vit-base-patch16
     unseen train zegclip-miniature-transductive \\
         --from runs/zegclip-miniature-inductive/halfway
