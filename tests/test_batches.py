@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from unseen.catalogue import open_dataset
-from unseen.data.batches import Batch, Crops, Order, Place, load
+from unseen.data.batches import AUGMENTATIONS, Batch, Crops, Order, Place, load
 from unseen.data.datasets import Dataset, Sample, Subset
+from unseen.data.transforms import random_crop
 from unseen.errors import InputError
 from unseen.miniature.world import MICRO
+from unseen.vocabulary import IGNORE
 
 
 def first(order: Order, count: int) -> list[list[Place]]:
@@ -49,6 +51,12 @@ def micro(count: int = 10) -> Dataset:
     return Subset(open_dataset("micro", "train"), count)
 
 
+class Pictures(list[Sample]):
+    """A data set of given samples."""
+
+    vocabulary = MICRO
+
+
 def stream(order: Order, dataset: Dataset | None = None, **options: object) -> Iterator[Batch]:
     workers = options.pop("workers", 0)
     crops = Crops(dataset or micro(), "crop", 32, seed=0, **options)
@@ -76,6 +84,30 @@ def test_a_picture_is_cropped_anew_every_epoch():
     images = [dict(zip(batch.names, batch.images, strict=True)) for batch in batches]
     name = batches[0].names[0]
     assert not torch.equal(images[0][name], images[1][name])
+
+
+def test_pictures_smaller_than_the_window_are_padded_and_others_are_not_touched():
+    labels = np.arange(40 * 30, dtype=np.uint8).reshape(40, 30) % 5
+    small = Sample(np.full((40, 30, 3), 7, np.uint8), labels, "small")
+    dataset = Pictures([*(micro()[i] for i in range(2)), small])
+    mixed = next(stream(Order(3, 3, seed=0), dataset))
+    at = mixed.names.index("small")
+    assert mixed.images.shape == (3, 3, 32, 32) and (mixed.images[at, :, :, :30] == 7).all()
+    assert (mixed.labels[at, :, 30:] == IGNORE).all() and (mixed.labels[at, :, :30] < 5).all()
+    for number in range(2):
+        place, sample = Place(0, number), dataset[number]
+        seed = np.random.default_rng(np.random.SeedSequence((0, 0, number)))
+        crop = Crops(dataset, "crop", 32, seed=0)[place]
+        expected, its_labels = random_crop(sample.image, sample.labels, 32, seed)
+        assert crop.image.dtype == np.uint8 and (crop.image == expected).all()
+        assert (crop.labels == its_labels).all()
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_a_picture_of_one_row_makes_a_crop(augmentation: str):
+    row = Sample(np.zeros((1, 3000, 3), np.uint8), np.zeros((1, 3000), np.uint8), "row")
+    crop = Crops(Pictures([row]), augmentation, 32, seed=0)[Place(0, 0)]
+    assert crop.image.shape == (32, 32, 3) and (crop.labels[1:] == IGNORE).all()
 
 
 class Broken:

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -137,6 +139,22 @@ def test_label_maps_keep_their_indices_and_refuse_colour(pixels, tmp_path):
     assert (read_labels(tmp_path / "palette.png") == labels).all()
     with pytest.raises(InputError, match="colour.png: a label map has one"):
         read_labels(tmp_path / "colour.png")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_grey_label_maps_of_few_bits_keep_their_indices(bits, tmp_path):
+    ids = np.arange(2**bits, dtype=np.uint8)
+    rows = np.packbits(np.unpackbits(ids[:, None], axis=1)[:, 8 - bits :])
+
+    def part(kind: bytes, content: bytes) -> bytes:
+        said = kind + content
+        return struct.pack(">I", len(content)) + said + struct.pack(">I", zlib.crc32(said))
+
+    header = part(b"IHDR", struct.pack(">IIBBBBB", len(ids), 1, bits, 0, 0, 0, 0))
+    content = part(b"IDAT", zlib.compress(b"\0" + rows.tobytes())) + part(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + content)
+    found = read_labels(tmp_path / "a.png")
+    assert found.dtype == np.uint8 and (found == ids).all()
 
 
 def test_pictures_and_labels_must_have_one_size(pixels, tmp_path):

@@ -177,15 +177,23 @@ def test_a_training_that_cannot_begin_costs_nothing(micro_recipe: Recipe, tmp_pa
         ({"setting": "transductive"}, tmp_path / "run" / "halfway"),
     ):
         with pytest.raises(InputError, match="fewer than a batch|to be replaced"):
-            fit(replace(micro_recipe, **changes), out=tmp_path / "run", start=start, device="cpu")
+            other = replace(micro_recipe, **changes)
+            fit(other, out=tmp_path / "run", start=start, overwrite=True, device="cpu")
     load_pretrained(tmp_path / "run")
 
 
-def test_training_again_first_removes_what_was_there(micro_recipe: Recipe, tmp_path, monkeypatch):
+def test_training_again_asks_first_and_then_removes_what_was_there(
+    micro_recipe: Recipe, tmp_path, monkeypatch
+):
     fit(replace(micro_recipe, steps=2), out=tmp_path / "run", device="cpu")
+    with pytest.raises(InputError, match=r"run/config\.json is of a model: .* or --overwrite"):
+        fit(micro_recipe, out=tmp_path / "run", device="cpu")
+    with pytest.raises(InputError, match="--resume or --overwrite"):
+        fit(micro_recipe, out=tmp_path / "run", resume=True, overwrite=True, device="cpu")
+    load_pretrained(tmp_path / "run")
     monkeypatch.setattr(training_folder, "save_pretrained", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        fit(micro_recipe, out=tmp_path / "run", device="cpu")
+        fit(micro_recipe, out=tmp_path / "run", overwrite=True, device="cpu")
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left == {"log.jsonl", "run.json", "states"}
 

@@ -27,6 +27,7 @@ from unseen.settings import SELF_TRAINING, TRANSDUCTIVE, Setting, find_setting
 from unseen.states import list_states, require_same
 from unseen.training_folder import TrainingFolder
 from unseen.vocabulary import Vocabulary
+from unseen.writing import refuse_existing
 
 REPORT_EVERY = 20
 
@@ -73,6 +74,7 @@ def fit(
     out: str | Path,
     start: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     device: str = "auto",
     engine: Engine | None = None,
 ) -> Segmenter:
@@ -87,24 +89,29 @@ def fit(
             ``run.json``, until it is done ``states/``, and where models are validated ``best/``.
         start: folder or name of a model whose weights to start from (``--from``).
         resume: go on from the newest state in ``out``, if there is one.
+        overwrite: replace a model or a stopped training that is in ``out``, at the first step.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         engine: how it is done: precision, workers, states.
 
     Raises:
         InputError: a recipe that cannot be followed, a start that does not fit, a folder that
-            cannot be written, a picture that cannot be read, or a loss that is no number any more.
+            holds a model or cannot be written, a picture that cannot be read, or a loss that is no
+            number any more.
         Interrupted: a signal asked for the end; the state was saved before.
         MissingExtra: an extra is not installed.
     """
     engine, out = engine or Engine(), Path(out)
     start = read_start(out) if resume and start is None else start
+    if resume and overwrite:
+        raise InputError("give --resume or --overwrite: to go on, or to begin anew")
     _keep_apart(out, start)
+    refuse_existing(out, overwrite=overwrite or resume)
     fabric = launch_fabric(engine, device)
     torch.manual_seed(recipe.seed)
     setting, dataset = find_setting(recipe.setting), open_source(recipe)
     vocabulary = dataset.vocabulary
     _check_vocabulary(vocabulary, setting)
-    if resume and _is_done(out, recipe):
+    if resume and _is_done(out, recipe, start):
         return Segmenter.from_pretrained(out, device=device)
     model, text_encoder, recipe, before = build(recipe, start)
     shown_before = before.taught if before else ()
@@ -201,17 +208,20 @@ def read_batches(
     return load(crops, order, workers=workers, pinned=gpu)
 
 
-def _is_done(out: Path, recipe: Recipe) -> bool:
+def _is_done(out: Path, recipe: Recipe, start: str | Path | None) -> bool:
     """Tell whether a folder holds the trained model already.
 
     Raises:
-        InputError: it holds that of another recipe.
+        InputError: it holds that of another recipe, data set, CLIP or start.
     """
     if not (out / "config.json").is_file() or list_states(out / "states"):
         return False
-    theirs, ours = read_description(out)["recipe"], json.loads(json.dumps(recipe.record()))
-    own = {"data", "clip"}  # data may have moved; a start brings its own CLIP
-    made, wanted = ({k: v for k, v in one.items() if k not in own} for one in (theirs, ours))
+    made, wanted = read_description(out)["recipe"], json.loads(json.dumps(recipe.record()))
+    for one, begun in ((made, read_start(out)), (wanted, start)):
+        one["data"] = one.get("data", {}).get("name")  # it may have moved
+        one["start"] = begun and str(begun)
+        if start is not None:
+            one.pop("clip", None)  # a start brings its own
     require_same(made, wanted, out)
     return True
 

@@ -39,6 +39,9 @@ class TrainingFolder:
         recipe: what it learns.
         engine: how.
         start: what it went on from.
+
+    Raises:
+        InputError: models are to be validated, and there is nothing to do that on.
     """
 
     def __init__(
@@ -59,6 +62,10 @@ class TrainingFolder:
             "CLIP": fingerprint(learner.bare.encoder.clip),
             "start": None if start is None else str(start),
         }
+        self._validation: Subset | None = None
+        if engine.validate_every:
+            dataset = open_dataset(recipe.data.name, "val", root=recipe.data.root)
+            self._validation = Subset(dataset, engine.validate_on)
         self._best = 0.0
         self._log: Log | None = None
         self._since = time.monotonic(), 0  # when the last report was, and of which step
@@ -159,13 +166,11 @@ class TrainingFolder:
 
     def validate(self, step: int, model: Segmenter) -> None:
         """Score the model on validation pictures; the best so far is kept."""
-        source = self._recipe.data
-        dataset = Subset(
-            open_dataset(source.name, "val", root=source.root), self._engine.validate_on
-        )
-        scores = evaluate(model, dataset, processes=Processes.started())
-        unseen = dataset.vocabulary.unseen
-        score = scores.hiou if unseen and dataset.vocabulary.seen else scores.mean(scores.iou)
+        model.model.eval()  # the next step turns dropout on again
+        assert self._validation is not None
+        scores = evaluate(model, self._validation, processes=Processes.started())
+        names = self._validation.vocabulary
+        score = scores.hiou if names.unseen and names.seen else scores.mean(scores.iou)
         if self._log:
             self._log.add(step, {"seconds": self._log.seconds, "validation": round(100 * score, 2)})
         if score > self._best:

@@ -94,6 +94,27 @@ def write_folder(folder: Path, texts: Mapping[str, str]) -> None:
         raise InputError(f"{folder} cannot be written: {reason}") from None
 
 
+def refuse_existing(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder where a model already lies, if only a half-trained one.
+
+    Args:
+        folder: where a model is to be written.
+        overwrite: refuse nothing.
+
+    Raises:
+        InputError: a model, or a training's states, are there.
+    """
+    if overwrite:
+        return
+    if (folder / "states").exists():
+        raise InputError(
+            f"{folder} holds a training that was stopped: --resume goes on, --overwrite begins anew"
+        )
+    taken = next((folder / n for n in ("config.json", "halfway") if (folder / n).exists()), None)
+    if taken:
+        raise InputError(f"{taken} is of a model: name another folder, or --overwrite")
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -65,13 +65,23 @@ def test_a_training_that_is_asked_to_end_is_resumed_to_the_bit(
 
 
 def test_what_is_done_is_not_done_again(micro_recipe: Recipe, tmp_path: Path, monkeypatch):
-    made = fit(micro_recipe, out=tmp_path / "run", device="cpu", resume=True)  # nothing is there
+    own = Source(make_own(tmp_path / "own", 8))
+    recipe = replace(micro_recipe, data=own)
+    made = fit(recipe, out=tmp_path / "run", device="cpu", resume=True)  # nothing is there
     monkeypatch.setattr(Learner, "step", lambda *_: 1 / 0)
-    again = fit(micro_recipe, out=tmp_path / "run", device="cpu", resume=True)
+    moved = replace(recipe, data=replace(own, root=str(tmp_path / "own")))
+    again = fit(moved, out=tmp_path / "run", device="cpu", resume=True)
     for key, value in made.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[key], value)
-    with pytest.raises(InputError, match="with seed 0, and this one has 1: .*--overwrite"):
-        fit(replace(micro_recipe, seed=1), out=tmp_path / "run", device="cpu", resume=True)
+    for changes, start, says in (
+        ({"seed": 1}, None, "seed 0, and this one has 1: .*--overwrite"),
+        ({"data": micro_recipe.data}, None, "data .*, and this one has micro"),
+        ({"clip": "elsewhere"}, None, "clip .*, and this one has elsewhere"),
+        ({}, "elsewhere", "start None, and this one has elsewhere"),
+    ):
+        with pytest.raises(InputError, match=f"is of a training with {says}"):
+            other = replace(recipe, **changes)
+            fit(other, out=tmp_path / "run", start=start, device="cpu", resume=True)
 
 
 def test_a_state_of_another_training_is_refused(
@@ -88,6 +98,8 @@ def test_a_state_of_another_training_is_refused(
         with pytest.raises(InputError, match=says):
             other = replace(micro_recipe, **changes)
             fit(other, out=tmp_path / "run", device="cpu", resume=True)
+    with pytest.raises(InputError, match="a training that was stopped: --resume goes on"):
+        fit(micro_recipe, out=tmp_path / "run", device="cpu")
     assert list_states(tmp_path / "run" / "states")
 
 
@@ -104,6 +116,9 @@ def test_a_resumed_transductive_training_is_the_one_in_one_go(
             fit(recipe, out=tmp_path / "run", start=half, device="cpu")
     fit(recipe, out=tmp_path / "run", device="cpu", resume=True)  # it knows what it began with
     assert weights(tmp_path / "run") == weights(tmp_path / "straight")
+    fit(recipe, out=tmp_path / "run", device="cpu", resume=True)
+    with pytest.raises(InputError, match="start .*halfway, and this one has .*first"):
+        fit(recipe, out=tmp_path / "run", start=tmp_path / "first", device="cpu", resume=True)
 
 
 def test_a_start_gives_weights_alone_not_the_optimiser_nor_the_schedule(
@@ -195,7 +210,8 @@ def test_a_corrupt_picture_ends_the_training_with_its_path_or_is_skipped(
         fit(recipe, out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "config.json").exists()
     with pytest.warns(UserWarning, match=r"images/07\.jpg"):
-        fit(recipe, out=tmp_path / "run", device="cpu", engine=Engine(skip_broken=True))
+        engine = Engine(skip_broken=True)
+        fit(recipe, out=tmp_path / "run", overwrite=True, device="cpu", engine=engine)
 
 
 def test_an_empty_mask_teaches_nothing_and_harms_nothing(micro_recipe: Recipe, tmp_path: Path):
@@ -270,6 +286,17 @@ def test_trackers_that_are_missing_are_named(
         fit(micro_recipe, out=tmp_path / "run", device="cpu", engine=engine)
 
 
+def test_a_missing_validation_split_is_told_before_the_first_step(
+    micro_recipe: Recipe, tmp_path: Path
+):
+    own = Path(make_own(tmp_path / "own", 4))
+    own.write_text(own.read_text().replace(", val: {list: train.txt}", ""))
+    recipe = replace(micro_recipe, data=Source(str(own)))
+    with pytest.raises(InputError, match="val"):
+        fit(recipe, out=tmp_path / "run", device="cpu", engine=Engine(validate_every=6))
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_best_of_validated_models_is_kept_also_over_a_stop(
     micro_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -278,7 +305,7 @@ def test_the_best_of_validated_models_is_kept_also_over_a_stop(
 
     def score(segmenter, dataset, **_):
         assert (len(dataset), dataset[0].name) == (3, "val-00000")
-        segmenter.model.eval()
+        assert not any(module.training for module in segmenter.model.modules())
         return SimpleNamespace(hiou=next(given))
 
     monkeypatch.setattr(training_folder, "evaluate", score)

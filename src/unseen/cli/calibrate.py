@@ -44,7 +44,7 @@ def calibrate(
 
     \b
     unseen calibrate runs/mine --split val
-    unseen calibrate zegclip-coco --data coco --root data/coco --split train --count 500
+    unseen calibrate zegclip-coco --data coco --root data --split train --count 500
     unseen segment photo.jpg --model zegclip-coco --labels "cat, sofa" --threshold 0.5
     """
     from dataclasses import asdict

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from unseen.cli.completion import vocabularies
-from unseen.cli.options import Json, Overwrite, refuse_existing, say
+from unseen.cli.options import Json, Overwrite, say
 from unseen.errors import InputError
 
 
@@ -49,6 +49,7 @@ def convert(
     from unseen.conversion import recognise
     from unseen.settings import SETTINGS
     from unseen.vocabulary import find_vocabulary
+    from unseen.writing import refuse_existing
 
     refuse_existing(output, overwrite=overwrite)
     given = None if vocabulary is None else find_vocabulary(vocabulary)

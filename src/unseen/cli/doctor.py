@@ -29,7 +29,7 @@ class _Family(TyperGroup):
 doctor = typer.Typer(
     cls=_Family,
     help="Look for what goes wrong in silence: here (without a verb), in data, in weights.\n\n"
-    "\b\nunseen doctor\nunseen doctor data voc --root VOCdevkit\nunseen doctor checkpoint FILE",
+    "\b\nunseen doctor\nunseen doctor data voc --root data\nunseen doctor checkpoint FILE",
     rich_markup_mode=None,
 )
 doctor.command("checkpoint")(checkpoint)
@@ -85,7 +85,7 @@ def data(
     Exit code 1 tells of files that cannot be used, or of ids that have no name.
 
     \b
-    unseen doctor data voc --root VOCdevkit --out sheet.png
+    unseen doctor data voc --root data --out sheet.png
     unseen doctor data mine.yaml --split train
     """
     from unseen.catalogue import open_dataset

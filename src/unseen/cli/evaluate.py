@@ -155,8 +155,8 @@ def evaluate(
 
     \b
     unseen evaluate zegclip-miniature-inductive --baselines
-    unseen evaluate MODEL --data voc --root VOCdevkit/VOC2012
-    unseen evaluate MODEL --recipe zegclip-coco-to-voc --root VOCdevkit/VOC2012
+    unseen evaluate MODEL --data voc --root data
+    unseen evaluate MODEL --recipe zegclip-coco-to-voc --root data
     unseen evaluate MODEL --split val --curve
     unseen evaluate MODEL --data camvid --root CAMVID --small --short-side 720
     unseen evaluate --compare MODEL OTHER --report out/

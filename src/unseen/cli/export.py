@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from unseen.cli.completion import formats, models
-from unseen.cli.options import Json, Overwrite, refuse_existing, say
+from unseen.cli.options import Json, Overwrite, say
 
 
 def export(
@@ -45,6 +45,7 @@ def export(
     """
     from unseen.export import export_model
     from unseen.segmenter import Segmenter
+    from unseen.writing import refuse_existing
 
     refuse_existing(output, overwrite=overwrite)
     written = export_model(Segmenter.from_pretrained(model, device="cpu"), output, to=to, int8=int8)

@@ -186,19 +186,6 @@ def find_labels(labels: str, templates: tuple[str, ...]) -> "Vocabulary":
     return read_vocabulary(labels, templates=templates)
 
 
-def refuse_existing(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder where a model already lies, if only a half-trained one."""
-    if overwrite:
-        return
-    if (folder / "states").exists():
-        raise InputError(
-            f"{folder} holds a training that was stopped: --resume goes on, --overwrite begins anew"
-        )
-    taken = next((folder / n for n in ("config.json", "halfway") if (folder / n).exists()), None)
-    if taken:
-        raise InputError(f"{taken} is of a model: name another folder, or --overwrite")
-
-
 def read_words(text: str) -> list[str]:
     """Return words given with commas."""
     return [word.strip() for word in text.split(",") if word.strip()]

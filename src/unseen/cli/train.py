@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from unseen.cli.completion import models, recipes
-from unseen.cli.options import Device, Json, Overwrite, read_seeds, refuse_existing, say
+from unseen.cli.options import Device, Json, Overwrite, read_seeds, say
 from unseen.errors import InputError
 from unseen.processes import Processes
 
@@ -110,7 +110,7 @@ def train(
 
     \b
     unseen train zegclip-miniature-inductive
-    unseen train zegclip-voc-inductive data.root=VOCdevkit/VOC2012 batch_size=8
+    unseen train zegclip-voc-inductive data.root=data batch_size=8
     unseen train zegclip-voc-inductive data=mine.yaml clip=openai/clip-vit-base-patch16
     unseen train zegclip-miniature-transductive \\
         --from runs/zegclip-miniature-inductive/halfway
@@ -134,20 +134,18 @@ def train(
             f"rate rises to {plan.learning_rate:g}: it will hardly learn; set warmup"
         )
     out = out or Path("runs") / plan.name
-    if resume and overwrite:
-        raise InputError("give --resume or --overwrite: to go on, or to begin anew")
     if seeds is not None and seed is not None:
         raise InputError("give --seed or --seeds")
     plans = {out: plan}
     if seeds is not None:
         plans = {out / f"seed-{n}": replace(plan, seed=n) for n in read_seeds(seeds)}
-    if not resume:
-        for folder in plans:
-            refuse_existing(folder, overwrite=overwrite)
     from unseen.learning import Engine
     from unseen.runs import compare, find_runs
     from unseen.training import fit
+    from unseen.writing import refuse_existing
 
+    for folder in plans:  # the last seed's before the first is trained
+        refuse_existing(folder, overwrite=overwrite or resume)
     engine = Engine(
         precision=precision,
         accumulate=accumulate,
@@ -162,7 +160,15 @@ def train(
     facts = []
     for folder, each in plans.items():
         begun = start.replace("{seed}", str(each.seed)) if start and seeds else start
-        model = fit(each, out=folder, start=begun, resume=resume, device=device, engine=engine)
+        model = fit(
+            each,
+            out=folder,
+            start=begun,
+            resume=resume,
+            overwrite=overwrite,
+            device=device,
+            engine=engine,
+        )
         fact = {
             "model": str(folder),
             "steps": each.steps,

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from unseen.data.datasets import Dataset, Sample
-from unseen.data.transforms import photographic, random_crop
+from unseen.data.transforms import pad, photographic, random_crop
 from unseen.errors import InputError
 from unseen.interruption import SIGNALS
 
@@ -31,7 +31,8 @@ Augmentation = Callable[[Sample, int, np.random.SeedSequence], tuple[np.ndarray,
 def _cropped(
     sample: Sample, window: int, seed: np.random.SeedSequence
 ) -> tuple[np.ndarray, np.ndarray]:
-    return random_crop(sample.image, sample.labels, window, np.random.default_rng(seed))
+    crop = random_crop(sample.image, sample.labels, window, np.random.default_rng(seed))
+    return crop if min(crop[1].shape) == window else pad(*crop, window)
 
 
 def _photographic(

@@ -151,4 +151,9 @@ def read_labels(path: str | Path) -> UInt8[np.ndarray, "H W"]:
             raise InputError(
                 f"a label map has one palette or grey channel, this picture has mode {image.mode}"
             )
-        return np.array(image.convert("L") if image.mode == "1" else image)
+        ids = np.array(image, np.uint8)
+        if image.format == "PNG" and image.mode == "L":
+            with open(path, "rb") as file:
+                bits = file.read(25)[24]
+            ids //= 255 // (2**bits - 1)  # Pillow stretches 2 and 4 bits over 0..255
+        return ids

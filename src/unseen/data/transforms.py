@@ -51,10 +51,10 @@ def random_crop(
 def fit_within(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
     """Return the largest (height, width) of the same ratio within (long, short) sides.
 
-    As mmcv's ``rescale_size``: half a pixel rounds up.
+    As mmcv's ``rescale_size``, half a pixel rounds up; but no side is left without a pixel.
     """
     factor = min(scale[0] / max(size), scale[1] / min(size))
-    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
+    return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
 
 
 def resize_labels(
