@@ -77,6 +77,21 @@ def test_a_video_is_painted_and_what_was_found_written_down(clip: Path, tmp_path
     assert np.abs(inside - outside).max() > 30
 
 
+def test_a_label_of_few_pixels_is_counted_to_the_end(tmp_path: Path):
+    grey = (Image.new("RGB", (320, 240), "grey") for _ in range(3))
+    write_video(tmp_path / "grey.mp4", grey, Fraction(10))
+
+    def speck(image: np.ndarray) -> Segmentation:
+        found = look(image)
+        found.mask[0, :3] = 1  # of 76800
+        return found
+
+    told = segment_video(
+        Video(tmp_path / "grey.mp4"), speck, tmp_path / "over.mp4", tmp_path / "frames.jsonl"
+    )
+    assert [(one["share"], one["score"]) for one in told["found"]] == [(1.0, 0.5), (0.0, 0.5)]
+
+
 def test_broken_frames_are_told_of_and_the_rest_is_read(tmp_path: Path):
     noise = np.random.default_rng(0)
     pictures = (Image.fromarray(noise.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(20))

@@ -15,7 +15,7 @@ from PIL import Image
 from unseen.drawing import add_legend, palette, tint
 from unseen.errors import InputError, require
 from unseen.progress import track
-from unseen.segmentation import Segmentation
+from unseen.segmentation import Segmentation, list_regions
 from unseen.writing import write_whole
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg")
@@ -166,24 +166,20 @@ def segment_video(
         InputError: no frame can be read, or the files cannot be written.
     """
     looked_at = 0
-    labels: list[str] = []
-    found: dict[str, dict[str, Any]] = {}
+    areas, sums = np.zeros(0, np.int64), np.zeros(0)
+    result: Segmentation | None = None
 
     def painted(lines: TextIO) -> Iterator[Image.Image]:
-        nonlocal looked_at
-        result = None
+        nonlocal looked_at, areas, sums, result
         for frame in track(video, f"segmenting {video.path.name}", total=video.count or None):
             if result is None or frame.number % every == 0:
                 result = look(frame.image)
+                counted = result.count()
+                areas, sums = counted if not looked_at else (areas + counted[0], sums + counted[1])
                 looked_at += 1
-                labels[:] = result.labels
-                regions = result.regions()
+                regions = list_regions(result.labels, result.unseen, *counted)
                 told = {"frame": frame.number, "seconds": round(frame.seconds, 3), "found": regions}
                 lines.write(json.dumps(told) + "\n")
-                for one in regions:
-                    total = found.setdefault(one["label"], {**one, "share": 0.0, "score": 0.0})
-                    total["share"] += one["share"]
-                    total["score"] += one["share"] * one["score"]
             yield _paint(frame.image, result, opacity)
 
     def write(part: Path) -> None:
@@ -193,11 +189,9 @@ def segment_video(
                 raise InputError(f"{video.path} holds no frame that can be read")
 
     write_whole(report, write)
-    for total in found.values():
-        total["score"] = round(total["score"] / total["share"], 4)
-        total["share"] = round(total["share"] / looked_at, 4)
-    listed = sorted(found.values(), key=lambda one: -one["share"])
-    return {"frames": looked_at, "labels": labels, "found": listed}
+    assert result is not None
+    found = list_regions(result.labels, result.unseen, areas, sums)
+    return {"frames": looked_at, "labels": list(result.labels), "found": found}
 
 
 def _paint(image: UInt8[np.ndarray, "H W 3"], result: Segmentation, opacity: float) -> Image.Image:
