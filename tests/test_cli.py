@@ -152,6 +152,26 @@ def test_a_video_is_segmented_beside_pictures(unseen, scene, tmp_path):
     assert Path(video["overlay"]).is_file() and Path(video["report"]).is_file()
 
 
+@pytest.mark.filterwarnings("ignore:.*seen/b.mp4:UserWarning")
+def test_a_broken_video_among_pictures_is_named_and_the_rest_is_done(unseen, scene, tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / "seen").mkdir()
+    for name in ("a", "c"):
+        Image.open(scene).save(tmp_path / "seen" / f"{name}.png")
+    write_video(tmp_path / "seen" / "b.mp4", [Image.open(scene)] * 3, Fraction(10))
+    whole = (tmp_path / "seen" / "b.mp4").read_bytes()
+    start, end = whole.index(b"mdat") + 4, whole.index(b"moov") - 4
+    (tmp_path / "seen" / "b.mp4").write_bytes(whole[:start] + bytes(end - start) + whole[end:])
+    run = unseen("segment", "seen", "--labels", "cow, sky")
+    assert run.code == 2 and "seen/a.png →" in run.out and "seen/c.png →" in run.out
+    assert "b.mp4 holds no frame that can be read" in run.err and "1 of 3 pictures" in run.err
+    (tmp_path / "seen" / "b.mp4").write_bytes(whole)
+    (tmp_path / "full" / "b-overlay.mp4").mkdir(parents=True)
+    run = unseen("segment", "seen", "--labels", "cow, sky", "--out", "full")
+    assert run.code == 2 and "b-overlay.mp4 cannot be written" in run.err
+    assert "seen/a.png →" in run.out and "seen/c.png" not in run.out  # told before it stopped
+
+
 def test_a_split_whose_unseen_classes_training_showed_is_told(unseen, segmenter, tmp_path):
     shown = replace(segmenter.config, start="elsewhere", shown_before=("cow", "dog"))
     Segmenter(segmenter.model, segmenter.text, shown).save_pretrained(tmp_path / "model")
