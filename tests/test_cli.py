@@ -133,6 +133,7 @@ def test_masks_are_written_in_the_forms_asked_for(unseen, scene, tmp_path):
         (["--merge", "sky"], "given as 'background: sky, wall'"),
         (["--merge", "up: sky, sun"], "names 'sun'"),
         (["--threshold", "0.5", "--other", "sky"], "'sky' is a label"),
+        (["--threshold", "0.5", "--tta"], "a threshold is for scores of one view"),
     ],
 )
 def test_forms_and_groups_that_cannot_be_get_one_sentence(unseen, scene, tmp_path, given, says):
@@ -191,7 +192,8 @@ def test_confidence_is_measured_and_noted_in_the_models_folder(unseen, segmenter
     assert run.code == 0, run.err
     after = json.loads((tmp_path / "model" / "config.json").read_text())
     measured = after.pop("confidence")
-    assert json.loads(run.out) == measured and set(measured) == {"seen", "unseen"}
+    assert json.loads(run.out) == measured and measured["calibration"] == 0.1
+    assert set(measured) == {"seen", "unseen", "calibration"} and "at γ = 0.1" in run.err
     assert "note: 3 pictures are few" in run.err
     before.pop("confidence")
     assert after == before

@@ -1,7 +1,8 @@
 import copy
+import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from unseen.checkpoints import ModelConfig
+from unseen.checkpoints import ModelConfig, read_config
 from unseen.clip import CLIP, fingerprint
 from unseen.confidence import Confidence
 from unseen.embeddings import TextEmbeddings
@@ -123,13 +124,26 @@ def test_confidence_follows_the_curve_and_decides_what_is_rejected(micro):
     assert (micro(image, "bus, sky", threshold=middle).mask == 2).sum() == (
         plain.scores < middle
     ).sum()
-    curve = Confidence(seen=((middle - 1, middle + 1), (0.0, 1.0)))
+    curve = Confidence(seen=((middle - 1, middle + 1), (0.0, 1.0)), calibration=0.1)
     sure = Segmenter(micro.model, micro.text, replace(micro.config, confidence=curve), device="cpu")
     found = sure(image, "bus, sky")
     assert found.confidence == pytest.approx((plain.scores - middle + 1) / 2, abs=1e-5)
     rejected = sure(image, "bus, sky", threshold=0.5, other="nothing")
     assert rejected.labels[-1] == "nothing"
     assert (rejected.mask_of("nothing") == (found.confidence < 0.5)).all()
+    lower = sure(image, "bus, sky", calibration=0.3)  # both were shown: γ moves no pixel
+    assert lower.confidence == pytest.approx(found.confidence, abs=1e-5)
+    assert sure(image, "bus, sky", tta=True).confidence is None  # its scores are others
+    with pytest.raises(InputError, match="those of --tta are others: leave one out"):
+        sure(image, "bus, sky", tta=True, threshold=0.5)
+
+
+def test_a_curve_from_before_its_calibration_was_noted_is_at_the_models_own(micro):
+    curve = Confidence(seen=((0.0, 1.0), (0.0, 1.0)), calibration=0.3)
+    told = json.loads(json.dumps(asdict(replace(micro.config, confidence=curve))))
+    assert read_config(told).confidence == curve
+    del told["confidence"]["calibration"]
+    assert read_config(told).confidence == replace(curve, calibration=0.1)
 
 
 def test_the_vocabulary_is_an_argument_of_any_length(micro):

@@ -290,7 +290,7 @@ def measure_confidence(
     Raises:
         InputError: as ``evaluate``; or no pixel is labelled.
     """
-    embeddings, _ = _offer(segmenter, dataset, labels)
+    embeddings, names = _offer(segmenter, dataset, labels)
     bins = _Bins(segmenter.is_taught(embeddings.vocabulary.names))
     evaluate(
         segmenter, dataset, labels=embeddings, keep=[bins], processes=processes, journal=journal
@@ -298,7 +298,7 @@ def measure_confidence(
     if not bins.counts.any():
         raise InputError("no pixel of these pictures is labelled: there is nothing to measure on")
     seen, unseen = (fit_curve(counts, UNIT) for counts in bins.counts)
-    return Confidence(seen, unseen)
+    return Confidence(seen, unseen, default_calibration(segmenter, names))
 
 
 def default_source(config: ModelConfig) -> Source:

@@ -28,7 +28,8 @@ class Segmentation:
         image: (H, W, 3) uint8, the picture.
         unseen: the labels whose masks the model's training never showed; none if there was none.
         confidence: (H, W) float32, how likely each pixel's label is right, as measured on the
-            pictures that the model was calibrated with; None where it was not.
+            pictures that the model was calibrated with; None where it was not, and of several
+            views, whose scores are others.
         margins: (H, W) float32, how far each score is above that of the second best label; None
             where it was not asked for.
         source: where the picture came from, if that has a name.

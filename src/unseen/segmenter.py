@@ -466,16 +466,20 @@ class Segmenter:
             merge: labels that are one, as in ``Segmentation.merge``; γ takes them for one too.
             calibration: γ to subtract from the scores of seen classes; the model's own by default.
             threshold: least confidence that leaves a pixel its label; of a model without
-                ``unseen calibrate``, least score.
+                ``unseen calibrate``, least score. It goes without ``tta``.
             other: the label of pixels below the threshold, added as the last if there is one.
             margins: find also how far the best score is above the second best.
             limit: longest side in pixels that a picture is enlarged to, None for no limit.
             tta: look at pictures at the authors' scales and mirrored, and average; 8 passes, most
-                of them larger, for one.
+                of them larger, for one. There is no confidence then: it was measured of one.
 
         Raises:
-            InputError: as a call.
+            InputError: as a call; or a threshold with ``tta``.
         """
+        if tta and threshold:
+            raise InputError(
+                "a threshold is for scores of one view, those of --tta are others: leave one out"
+            )
         words, groups = _flatten(labels)
         embeddings, groups = self.embed(words), groups | dict(merge or {})
         for picture in pictures:
@@ -509,14 +513,15 @@ class Segmenter:
         names = embeddings.vocabulary.names
         taught = self.is_taught(names, merge)
         unseen = [name for name, known in zip(names, taught, strict=True) if not known]
-        sure = self.config.confidence
+        own, sure = self.config.calibration, None if tta else self.config.confidence
+        gamma = own if calibration is None else calibration
         return Segmentation(
             mask,
             names,
             best,
             image,
             tuple(unseen if self.config.setting else ()),
-            confidence=sure(best, mask, taught) if sure else None,
+            confidence=sure(best, mask, taught, gamma) if sure else None,
             margins=find_margins(views, size) if margins else None,
         )
 

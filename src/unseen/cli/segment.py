@@ -88,7 +88,7 @@ def segment(
             min=0,
             max=1,
             help="Least confidence that leaves a pixel its label; of a model without 'unseen "
-            "calibrate', least score. Others are 'other'.",
+            "calibrate', least score. Others are 'other'. Not with --tta.",
         ),
     ] = 0.0,
     other: Annotated[str, typer.Option("--other", help="What those are called.")] = "other",
