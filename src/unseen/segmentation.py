@@ -13,6 +13,7 @@ from PIL import Image
 
 from unseen.drawing import mask_image, overlay
 from unseen.errors import InputError, require
+from unseen.vocabulary import list_groups
 from unseen.writing import write_whole
 
 
@@ -93,10 +94,10 @@ class Segmentation:
                 group stay.
 
         Raises:
-            InputError: a label that is not there, or is in two groups.
+            InputError: a label that is not there, or is in two groups; or a group of none.
         """
         home: dict[str, str] = {}
-        for name, members in groups.items():
+        for name, members in list_groups(groups).items():
             for label in members:
                 if label in home or label not in self.labels:
                     wrong = "is in two groups" if label in home else "is no label here"

@@ -39,7 +39,7 @@ from unseen.readout import (
 )
 from unseen.segmentation import Segmentation
 from unseen.shipped import shipped_clip
-from unseen.vocabulary import Vocabulary, read_vocabulary
+from unseen.vocabulary import Vocabulary, list_groups, read_vocabulary
 from unseen.writing import write_text
 
 LONGEST_SIDE = 4096
@@ -381,7 +381,8 @@ class Segmenter:
                 showed them all.
         """
         taught = {name.casefold() for name in self.config.taught}
-        groups = [{one.casefold() for one in (n, *members)} for n, members in (merge or {}).items()]
+        listed = list_groups(merge or {}).items()
+        groups = [{one.casefold() for one in (name, *members)} for name, members in listed]
         known = taught.union(*(group for group in groups if group & taught))
         return [name.casefold() in known for name in names]
 
@@ -480,8 +481,12 @@ class Segmenter:
             raise InputError(
                 "a threshold is for scores of one view, those of --tta are others: leave one out"
             )
-        words, groups = _flatten(labels)
-        embeddings, groups = self.embed(words), groups | dict(merge or {})
+        groups = list_groups(merge or {})
+        if isinstance(labels, Mapping):
+            named = list_groups(labels)
+            groups = named | groups
+            labels = [word for words in named.values() for word in words]
+        embeddings = self.embed(labels)
         for picture in pictures:
             try:
                 image = as_array(picture)
@@ -513,6 +518,8 @@ class Segmenter:
         names = embeddings.vocabulary.names
         taught = self.is_taught(names, merge)
         unseen = [name for name, known in zip(names, taught, strict=True) if not known]
+        homes = {word: name for name, words in merge.items() for word in words}
+        labels = [homes.get(name, name) for name in names]
         own, sure = self.config.calibration, None if tta else self.config.confidence
         gamma = own if calibration is None else calibration
         return Segmentation(
@@ -522,7 +529,7 @@ class Segmenter:
             image,
             tuple(unseen if self.config.setting else ()),
             confidence=sure(best, mask, taught, gamma) if sure else None,
-            margins=find_margins(views, size) if margins else None,
+            margins=find_margins(views, size, labels) if margins else None,
         )
 
     def score_map(
@@ -594,13 +601,3 @@ class Segmenter:
                 f"{width}×{height}; its long side is held at {max(shown)}: {shown[1]}×{shown[0]}",
                 stacklevel=4,
             )
-
-
-def _flatten(labels: Labels | Groups) -> tuple[Labels, dict[str, Sequence[str]]]:
-    """Return the words to look for, and which of them are one label."""
-    if not isinstance(labels, Mapping):
-        return labels, {}
-    groups: dict[str, Sequence[str]] = {
-        name: [words] if isinstance(words, str) else list(words) for name, words in labels.items()
-    }
-    return [word for words in groups.values() for word in words], groups

@@ -11,6 +11,7 @@ import typer
 from unseen.cli.completion import clips, models
 from unseen.errors import InputError
 from unseen.processes import Processes
+from unseen.vocabulary import list_words
 
 if TYPE_CHECKING:
     from unseen.embeddings import TextEmbeddings
@@ -199,26 +200,21 @@ def refuse_existing(folder: Path, *, overwrite: bool) -> None:
         raise InputError(f"{taken} is of a model: name another folder, or --overwrite")
 
 
-def read_words(text: str) -> list[str]:
-    """Return words given with commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def read_groups(option: str, texts: Sequence[str] | None) -> dict[str, list[str]]:
     """Return names with the words that each stands for, given as 'background: sky, wall'."""
     groups: dict[str, list[str]] = {}
     for text in texts or ():
         name, colon, words = text.partition(":")
-        if not (colon and name.strip() and read_words(words)):
+        if not (colon and name.strip() and list_words(words)):
             raise InputError(f"{option} is given as 'background: sky, wall', got {text!r}")
-        groups[name.strip()] = read_words(words)
+        groups[name.strip()] = list(list_words(words))
     return groups
 
 
 def read_seeds(text: str) -> list[int]:
     """Return different seeds, given with commas."""
     try:
-        numbers = [int(word) for word in read_words(text)]
+        numbers = [int(word) for word in list_words(text)]
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 import typer
 
 from unseen.cli.completion import contenders
-from unseen.cli.options import Device, Json, read_seeds, read_words, say
+from unseen.cli.options import Device, Json, read_seeds, say
 from unseen.errors import InputError, did_you_mean
+from unseen.vocabulary import list_words
 
 
 def reproduce(
@@ -54,7 +55,7 @@ def reproduce(
     from unseen.claims import CLAIMS, TABLE, TOPICS
     from unseen.reproduction import claims_table, execute_all, load, needed, table, trials
 
-    names = read_words(only) if only else [*TABLE, *TOPICS]
+    names = list_words(only) if only else [*TABLE, *TOPICS]
     known = [*TABLE, *TOPICS]
     if strange := [name for name in names if name not in known]:
         raise InputError(

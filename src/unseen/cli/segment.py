@@ -27,10 +27,10 @@ from unseen.cli.options import (
     load_segmenter,
     read_groups,
     read_labels,
-    read_words,
     say,
 )
 from unseen.errors import InputError
+from unseen.vocabulary import list_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -230,7 +230,7 @@ def _print_found(result: dict[str, Any]) -> None:
 
 def read_kinds(text: str) -> list[str]:
     """Return what --save asks for."""
-    kinds = list(dict.fromkeys(read_words(text)))
+    kinds = list(dict.fromkeys(list_words(text)))
     strange = [kind for kind in kinds if kind not in ENDINGS]
     if strange or not kinds:
         raise InputError(f"--save takes {', '.join(ENDINGS)}, with commas; got {text!r}")
