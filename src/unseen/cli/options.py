@@ -59,12 +59,6 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace a model that is there already.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
-Calibration = Annotated[
-    float | None,
-    typer.Option(
-        "--calibration", help="γ, subtracted from the scores of classes seen in training."
-    ),
-]
 Tta = Annotated[
     bool,
     typer.Option(

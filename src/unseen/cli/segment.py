@@ -12,7 +12,6 @@ import typer
 from unseen.cli.completion import vocabularies
 from unseen.cli.options import (
     DEFAULT_MODEL,
-    Calibration,
     Clip,
     Compile,
     Device,
@@ -95,7 +94,14 @@ def segment(
     every: Annotated[
         int, typer.Option("--every", min=1, help="Of a video, look at every so many frames.")
     ] = 1,
-    calibration: Calibration = None,
+    calibration: Annotated[
+        float | None,
+        typer.Option(
+            "--calibration",
+            help="γ, subtracted from the scores of classes seen in training. [default: the "
+            "model's own]",
+        ),
+    ] = None,
     tta: Tta = False,
     device: Device = "auto",
     precision: Precision = "fp32",
