@@ -133,6 +133,7 @@ def test_masks_are_written_in_the_forms_asked_for(unseen, scene, tmp_path):
         (["--merge", "sky"], "given as 'background: sky, wall'"),
         (["--merge", "up: sky, sun"], "names 'sun'"),
         (["--threshold", "0.5", "--other", "sky"], "'sky' is a label"),
+        (["--threshold", "0.5", "--tta"], "a threshold is for scores of one view"),
     ],
 )
 def test_forms_and_groups_that_cannot_be_get_one_sentence(unseen, scene, tmp_path, given, says):
@@ -150,6 +151,26 @@ def test_a_video_is_segmented_beside_pictures(unseen, scene, tmp_path):
     picture, video = json.loads(run.out)
     assert video["frames"] == 2 and video["labels"] == picture["labels"] == ["cow", "sky"]
     assert Path(video["overlay"]).is_file() and Path(video["report"]).is_file()
+
+
+@pytest.mark.filterwarnings("ignore:.*seen/b.mp4:UserWarning")
+def test_a_broken_video_among_pictures_is_named_and_the_rest_is_done(unseen, scene, tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / "seen").mkdir()
+    for name in ("a", "c"):
+        Image.open(scene).save(tmp_path / "seen" / f"{name}.png")
+    write_video(tmp_path / "seen" / "b.mp4", [Image.open(scene)] * 3, Fraction(10))
+    whole = (tmp_path / "seen" / "b.mp4").read_bytes()
+    start, end = whole.index(b"mdat") + 4, whole.index(b"moov") - 4
+    (tmp_path / "seen" / "b.mp4").write_bytes(whole[:start] + bytes(end - start) + whole[end:])
+    run = unseen("segment", "seen", "--labels", "cow, sky")
+    assert run.code == 2 and "seen/a.png →" in run.out and "seen/c.png →" in run.out
+    assert "b.mp4 holds no frame that can be read" in run.err and "1 of 3 pictures" in run.err
+    (tmp_path / "seen" / "b.mp4").write_bytes(whole)
+    (tmp_path / "full" / "b-overlay.mp4").mkdir(parents=True)
+    run = unseen("segment", "seen", "--labels", "cow, sky", "--out", "full")
+    assert run.code == 2 and "b-overlay.mp4 cannot be written" in run.err
+    assert "seen/a.png →" in run.out and "seen/c.png" not in run.out  # told before it stopped
 
 
 def test_a_split_whose_unseen_classes_training_showed_is_told(unseen, segmenter, tmp_path):
@@ -171,7 +192,8 @@ def test_confidence_is_measured_and_noted_in_the_models_folder(unseen, segmenter
     assert run.code == 0, run.err
     after = json.loads((tmp_path / "model" / "config.json").read_text())
     measured = after.pop("confidence")
-    assert json.loads(run.out) == measured and set(measured) == {"seen", "unseen"}
+    assert json.loads(run.out) == measured and measured["calibration"] == 0.1
+    assert set(measured) == {"seen", "unseen", "calibration"} and "at γ = 0.1" in run.err
     assert "note: 3 pictures are few" in run.err
     before.pop("confidence")
     assert after == before

@@ -41,20 +41,35 @@ def test_confidence_is_nearer_to_the_truth_than_scores_are(segmenter: Segmenter)
     assert (before.matrix == after.matrix).all()
     assert after.calibration_error < before.calibration_error
     assert measure_confidence(sure, Subset(Scenes("val"), 12)) == measured  # of scores, as before
+    assert measured.calibration == 0.1
+    other = replace(Scenes("val").vocabulary, names=Scenes("val").vocabulary.names[::-1])
+    assert measure_confidence(sure, Subset(Scenes("val"), 1), labels=other).calibration == 0
 
 
 def test_names_that_training_showed_have_a_curve_of_their_own():
     sure = Confidence(seen=((0.2, 0.6), (0.0, 1.0)), unseen=((0.0, 0.4), (0.5, 0.7)))
     scores = np.array([[0.4, 0.4], [0.9, 0.0]], np.float32)
-    mask = np.array([[0, 1], [0, 1]])
-    assert sure(scores, mask, [True, False]) == pytest.approx(np.array([[0.5, 0.7], [1.0, 0.5]]))
+    mask, taught = np.array([[0, 1], [0, 1]]), [True, False]
+    found = np.array([[0.5, 0.7], [1.0, 0.5]])
+    assert sure(scores, mask, taught, 0.0) == pytest.approx(found)
     alone = Confidence(unseen=sure.unseen)  # of a model that was shown none
-    assert alone(scores, mask, [True, False]) == pytest.approx(np.array([[0.7, 0.7], [0.7, 0.5]]))
-    assert Confidence.from_dict(json.loads(json.dumps(asdict(sure)))) == sure
+    assert alone(scores, mask, taught, 0.0) == pytest.approx(np.array([[0.7, 0.7], [0.7, 0.5]]))
+    moved = replace(sure, calibration=0.1)
+    scores[:, 0] -= 0.2  # as γ = 0.3 leaves them where the curve has seen 0.1
+    assert moved(scores, mask, taught, 0.3) == pytest.approx(found)
+    assert Confidence.from_dict(json.loads(json.dumps(asdict(moved)))) == moved
 
 
 @pytest.mark.parametrize(
-    "told", [{}, {"seen": [[0.1], [0.2, 0.3]]}, {"seen": [["a"], [0.1]]}, {"unseen": [[0.1]]}, [1]]
+    "told",
+    [
+        {},
+        {"seen": [[0.1], [0.2, 0.3]]},
+        {"seen": [["a"], [0.1]]},
+        {"unseen": [[0.1]]},
+        {"seen": [[0.1], [0.1]], "calibration": "0.1"},
+        [1],
+    ],
 )
 def test_what_is_no_curve_is_refused(told):
     with pytest.raises((TypeError, AttributeError)):

@@ -31,6 +31,12 @@ def site(folder: Path) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
+        def do_GET(self) -> None:
+            if self.path == "/odd.png":
+                self.wfile.write(b"no HTTP\r\n\r\n")
+            else:
+                super().do_GET()
+
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -49,15 +55,29 @@ def test_every_form_of_a_picture_is_the_same_pixels(folder: Path, site: str):
 def test_addresses_without_a_picture_get_one_sentence(site: str, monkeypatch):
     with pytest.raises(InputError, match="none.png cannot be fetched: File not found"):
         as_array(f"{site}/none.png")
-    with pytest.raises(InputError, match="b.png is no picture"):
+    with pytest.raises(InputError, match=f"{site}/b.png is no picture"):
         as_array(f"{site}/b.png")
     with pytest.raises(InputError, match="cannot be fetched"):
         as_array("http://127.0.0.1:1/a.png")
     with pytest.raises(InputError, match="cannot be fetched"):
         as_array("http://[a.png")
+    with pytest.raises(InputError, match="my photo.jpg cannot be fetched: .*control characters"):
+        as_array(f"{site}/my photo.jpg")
+    with pytest.raises(InputError, match="odd.png cannot be fetched: no HTTP$"):
+        as_array(f"{site}/odd.png")
     monkeypatch.setattr(pictures, "MOST_BYTES", 20)
     with pytest.raises(InputError, match="more than"):
         as_array(f"{site}/a.png")
+
+
+def test_pil_images_whose_file_is_broken_get_one_sentence(folder: Path):
+    content = (folder / "a.png").read_bytes()
+    (folder / "cut.png").write_bytes(content[: len(content) // 2])
+    with Image.open(folder / "cut.png") as image:
+        with pytest.raises(InputError, match="cut.png is a broken picture"):
+            as_array(image)
+    with pytest.raises(InputError, match="^this picture: .* no agreed range"):
+        as_array(Image.new("F", (4, 4)))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 import copy
+import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from unseen.checkpoints import ModelConfig
+from unseen.checkpoints import ModelConfig, read_config
 from unseen.clip import CLIP, fingerprint
 from unseen.confidence import Confidence
 from unseen.embeddings import TextEmbeddings
@@ -90,6 +91,13 @@ def test_a_label_can_stand_for_several_words(micro):
     found = micro(image, {**groups, "sky": "sky", "boat": ["boat"]}, calibration=0.0)
     assert found.labels == ("vehicle", "sky", "boat") and found.unseen == ("boat",)
     assert (found.mask == np.array([0, 0, 1, 2])[words.mask]).all()
+    spelt = micro(image, {"vehicle": "bus,lorry", "sky": ["sky "], "boat": "boat"}, calibration=0.0)
+    assert spelt.labels == found.labels and (spelt.mask == found.mask).all()
+    merged = micro(image, names, merge={"vehicle": "bus,  lorry"}, calibration=0.0)
+    assert merged.labels == found.labels and (merged.mask == found.mask).all()
+    for wrong in ({"labels": {"sky": [], "bus": "bus"}}, {"labels": "bus", "merge": {"sky": []}}):
+        with pytest.raises(InputError, match="'sky' is given no words"):
+            micro(image, **wrong)
     # γ is taken from a lorry as from a bus, which training showed: all but the boat is
     least = micro(image, names, merge=groups, calibration=2.0)
     assert least.labels == found.labels and (least.mask == 2).all()
@@ -100,17 +108,22 @@ def test_a_label_can_stand_for_several_words(micro):
 def test_margins_are_what_a_slow_loop_finds(micro, tta):
     image = np.random.default_rng(0).integers(0, 256, (48, 60, 3), dtype=np.uint8)
     names = "bus, sky, boat, lorry"
-    found = micro(image, names, margins=True, tta=tta)
+    groups = {"vehicle": ["boat", "lorry"]}  # the best two everywhere
+    found, merged = (micro(image, names, margins=True, tta=tta, merge=one) for one in ({}, groups))
     assert micro(image, names).margins is None
-    views = micro.views(image, names, tta=tta)
-    total = 0
-    for view in views:
-        scores = F.interpolate(score_map(view)[None], image.shape[:2], mode="bilinear")[0]
-        scores = scores.flip(2) if view.flipped else scores
-        total = total + (scores.softmax(0) * view.weight if tta else scores)
-    best = (total / sum(view.weight for view in views)).topk(2, dim=0).values
-    assert found.margins == pytest.approx((best[0] - best[1]).numpy(), abs=1e-5)
-    assert found.scores == pytest.approx(best[0].numpy(), abs=1e-5)
+    for result, one in ((found, {}), (merged, groups)):
+        views = micro.views(image, names, tta=tta, merge=one)
+        total = 0
+        for view in views:
+            scores = F.interpolate(score_map(view)[None], image.shape[:2], mode="bilinear")[0]
+            scores = scores.flip(2) if view.flipped else scores
+            total = total + (scores.softmax(0) * view.weight if tta else scores)
+        total = total / sum(view.weight for view in views)
+        if one:  # the words of a label do not compete with each other
+            total = torch.stack([*total[:2], torch.maximum(total[2], total[3])])
+        best = total.topk(2, dim=0).values
+        assert result.margins == pytest.approx((best[0] - best[1]).numpy(), abs=1e-5)
+        assert result.scores == pytest.approx(best[0].numpy(), abs=1e-5)
     alone = micro(image, ["bus"], margins=True)
     assert (alone.margins == alone.scores).all()
 
@@ -123,13 +136,26 @@ def test_confidence_follows_the_curve_and_decides_what_is_rejected(micro):
     assert (micro(image, "bus, sky", threshold=middle).mask == 2).sum() == (
         plain.scores < middle
     ).sum()
-    curve = Confidence(seen=((middle - 1, middle + 1), (0.0, 1.0)))
+    curve = Confidence(seen=((middle - 1, middle + 1), (0.0, 1.0)), calibration=0.1)
     sure = Segmenter(micro.model, micro.text, replace(micro.config, confidence=curve), device="cpu")
     found = sure(image, "bus, sky")
     assert found.confidence == pytest.approx((plain.scores - middle + 1) / 2, abs=1e-5)
     rejected = sure(image, "bus, sky", threshold=0.5, other="nothing")
     assert rejected.labels[-1] == "nothing"
     assert (rejected.mask_of("nothing") == (found.confidence < 0.5)).all()
+    lower = sure(image, "bus, sky", calibration=0.3)  # both were shown: γ moves no pixel
+    assert lower.confidence == pytest.approx(found.confidence, abs=1e-5)
+    assert sure(image, "bus, sky", tta=True).confidence is None  # its scores are others
+    with pytest.raises(InputError, match="those of --tta are others: leave one out"):
+        sure(image, "bus, sky", tta=True, threshold=0.5)
+
+
+def test_a_curve_from_before_its_calibration_was_noted_is_at_the_models_own(micro):
+    curve = Confidence(seen=((0.0, 1.0), (0.0, 1.0)), calibration=0.3)
+    told = json.loads(json.dumps(asdict(replace(micro.config, confidence=curve))))
+    assert read_config(told).confidence == curve
+    del told["confidence"]["calibration"]
+    assert read_config(told).confidence == replace(curve, calibration=0.1)
 
 
 def test_the_vocabulary_is_an_argument_of_any_length(micro):

@@ -133,7 +133,7 @@ def test_options_are_those_of_a_call(client, segmenter):
 
 
 def test_labels_may_be_fields_or_words_between_commas(client):
-    for labels in ("bear, sky,giraffe", ["bear,  sky ", "giraffe"], NAMES):
+    for labels in ("bear, sky,giraffe", "bear\nsky\ngiraffe", ["bear,  sky ", "giraffe"], NAMES):
         answer = post(client, labels=labels, format="polygons")
         assert answer.json()["labels"] == NAMES
 

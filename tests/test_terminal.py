@@ -21,6 +21,7 @@ from unseen.bench import TASKS
 from unseen.catalogue import DATASETS
 from unseen.cli import app, completion
 from unseen.cli.options import paint
+from unseen.progress import track
 from unseen.shipped import broken_files
 
 PACKAGE = Path(unseen.__file__).parent
@@ -153,6 +154,17 @@ def test_colour_is_for_terminals_and_never_with_no_color(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")
     assert paint("error: no", Terminal()) == "error: no"
+
+
+def test_what_is_printed_beside_a_progress_bar_is_on_standard_output(monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    for number in track(range(2), "looking"):
+        print(number)
+    assert capsys.readouterr().out == "0\n1\n" and "looking" in sys.stderr.getvalue()
 
 
 # The doctor --------------------------------------------------------------------------------------

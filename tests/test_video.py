@@ -77,6 +77,36 @@ def test_a_video_is_painted_and_what_was_found_written_down(clip: Path, tmp_path
     assert np.abs(inside - outside).max() > 30
 
 
+def test_frames_of_a_phone_held_upright_are_turned(clip: Path, tmp_path: Path):
+    content = bytearray(clip.read_bytes())
+    one, plain = (1 << 16).to_bytes(4, "big"), bytes(12)
+    start = content.index(one + plain + one + plain, content.index(b"tkhd"))
+    turn = (0, 1 << 16, 0, -1 << 16, 0)  # a quarter, clockwise
+    content[start : start + 20] = b"".join(n.to_bytes(4, "big", signed=True) for n in turn)
+    (tmp_path / "phone.mp4").write_bytes(content)
+    for lying, frame in zip(Video(clip), Video(tmp_path / "phone.mp4"), strict=True):
+        assert (frame.image == np.rot90(lying.image, -1)).all() and frame.image.flags.c_contiguous
+    overlay, report = tmp_path / "over.mp4", tmp_path / "frames.jsonl"
+    segment_video(Video(tmp_path / "phone.mp4"), look, overlay, report)
+    painted = next(iter(Video(overlay))).image
+    assert painted.shape[0] > SIZE[0]  # height is the width there was, and the legend
+
+
+def test_a_label_of_few_pixels_is_counted_to_the_end(tmp_path: Path):
+    grey = (Image.new("RGB", (320, 240), "grey") for _ in range(3))
+    write_video(tmp_path / "grey.mp4", grey, Fraction(10))
+
+    def speck(image: np.ndarray) -> Segmentation:
+        found = look(image)
+        found.mask[0, :3] = 1  # of 76800
+        return found
+
+    told = segment_video(
+        Video(tmp_path / "grey.mp4"), speck, tmp_path / "over.mp4", tmp_path / "frames.jsonl"
+    )
+    assert [(one["share"], one["score"]) for one in told["found"]] == [(1.0, 0.5), (0.0, 0.5)]
+
+
 def test_broken_frames_are_told_of_and_the_rest_is_read(tmp_path: Path):
     noise = np.random.default_rng(0)
     pictures = (Image.fromarray(noise.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(20))
@@ -95,6 +125,9 @@ def test_what_is_no_video_gets_one_sentence(clip: Path, tmp_path: Path):
     (tmp_path / "words.mp4").write_text("no video")
     with pytest.raises(InputError, match="words.mp4 is no video"):
         Video(tmp_path / "words.mp4")
+    (tmp_path / "odd.mp4").write_bytes(clip.read_bytes().replace(b"avc1", b"odd!"))
+    with pytest.raises(InputError, match="odd.mp4 is in a code that nothing here reads"):
+        Video(tmp_path / "odd.mp4")
     with pytest.raises(InputError, match="there is no video at"):
         Video(tmp_path / "none.mp4")
     (tmp_path / "file").write_text("")

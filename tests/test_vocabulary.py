@@ -71,6 +71,9 @@ def test_labels_may_be_words_a_list_a_file_or_a_vocabulary(tmp_path):
     assert read_vocabulary("cat, traffic  light ,road").names == ("cat", "traffic light", "road")
     assert read_vocabulary(["cat", "road"]).names == ("cat", "road")
     assert read_vocabulary(str(lines)).names == ("cat", "traffic light", "road", "sky")
+    assert read_vocabulary("# all\n" + lines.read_text()) == read_vocabulary(
+        ["cat", "traffic light", "road", "sky"]
+    )
     assert read_vocabulary("coco171") is COCO171
     assert read_vocabulary(VOC20) is VOC20
     assert read_vocabulary("cat").names == ("cat",)

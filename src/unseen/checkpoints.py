@@ -258,6 +258,8 @@ def read_config(description: dict[str, Any]) -> ModelConfig:
     special = {"vocabulary", "confidence", "shown_before"}
     known = {item.name for item in fields(ModelConfig)} - special
     measured = description.get("confidence")
+    if measured:  # older ones do not say at which γ, which was the model's own
+        measured = {"calibration": description.get("calibration", 0.0), **measured}
     return ModelConfig(
         **{key: value for key, value in description.items() if key in known},
         vocabulary=Vocabulary.from_dict(description["vocabulary"]),

@@ -22,10 +22,12 @@ class Confidence:
     Args:
         seen: of pixels that were given names whose masks training showed.
         unseen: of those that were given other names.
+        calibration: the γ that was subtracted from scores of the former.
     """
 
     seen: Curve = ((), ())
     unseen: Curve = ((), ())
+    calibration: float = 0.0
 
     def __post_init__(self) -> None:
         curves = [curve for curve in (self.seen, self.unseen) if curve != ((), ())]
@@ -46,13 +48,14 @@ class Confidence:
             if len(rows) != 2:
                 raise TypeError("a curve of confidence is two rows of as many numbers")
             curves[name] = (rows[0], rows[1])
-        return cls(**curves)
+        return cls(**curves, calibration=_number(description.get("calibration", 0.0)))
 
     def __call__(
         self,
         scores: Float[np.ndarray, "H W"],
         mask: Integer[np.ndarray, "H W"],
         taught: Sequence[bool],
+        calibration: float,
     ) -> Float[np.ndarray, "H W"]:
         """Return how likely each pixel's label is right.
 
@@ -60,15 +63,18 @@ class Confidence:
             scores: of the labels.
             mask: which of them each pixel has.
             taught: of every label, whether training showed masks of it.
+            calibration: the γ that was subtracted from these scores, where training did.
         """
-        seen, unseen = (
-            np.interp(scores, np.array(levels), np.array(shares))
-            for levels, shares in (
-                self.seen if self.seen[0] else self.unseen,
-                self.unseen if self.unseen[0] else self.seen,
+        seen = self.seen if self.seen[0] else self.unseen
+        unseen = self.unseen if self.unseen[0] else self.seen
+        shown, other = (
+            np.interp(there, np.array(levels), np.array(shares))
+            for there, (levels, shares) in (
+                (scores + (calibration - self.calibration), seen),
+                (scores, unseen),
             )
         )
-        return np.where(np.array(taught)[mask], seen, unseen).astype(np.float32)
+        return np.where(np.array(taught)[mask], shown, other).astype(np.float32)
 
 
 def fit_curve(counts: Int64[np.ndarray, "3 B"], unit: float) -> Curve:

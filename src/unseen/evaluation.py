@@ -22,7 +22,7 @@ from unseen.readout import find_best
 from unseen.recipes import VOCABULARY_OF, Source
 from unseen.segmentation import Segmentation
 from unseen.segmenter import Segmenter
-from unseen.vocabulary import IGNORE, Vocabulary
+from unseen.vocabulary import IGNORE, Vocabulary, list_groups
 
 GAMMAS = tuple(i / 20 for i in range(21))
 """The values of γ that are tried to choose one; 0.1, the published one, is among them."""
@@ -68,11 +68,11 @@ def put_into_words(
     Raises:
         InputError: words of a name that is not there, no words of a name, or a word twice.
     """
-    for name, given in words.items():
-        if name not in vocabulary.names or not given:
-            wrong = "is given no words" if not given else "is no label of the data set"
-            hint = did_you_mean(name, vocabulary.names) if given else ""
-            raise InputError(f"{name!r} {wrong}{hint}")
+    words = list_groups(words)
+    for name in words:
+        if name not in vocabulary.names:
+            hint = did_you_mean(name, vocabulary.names)
+            raise InputError(f"{name!r} is no label of the data set{hint}")
     pairs = [(word, name) for name in vocabulary.names for word in words.get(name, (name,))]
     spelt, names = zip(*pairs, strict=True)
     return replace(vocabulary, names=spelt, unseen=(), stuff=()), names
@@ -297,7 +297,7 @@ def measure_confidence(
     Raises:
         InputError: as ``evaluate``; or no pixel is labelled.
     """
-    embeddings, _ = _offer(segmenter, dataset, labels)
+    embeddings, names = _offer(segmenter, dataset, labels)
     bins = _Bins(segmenter.is_taught(embeddings.vocabulary.names))
     evaluate(
         segmenter, dataset, labels=embeddings, keep=[bins], processes=processes, journal=journal
@@ -305,7 +305,7 @@ def measure_confidence(
     if not bins.counts.any():
         raise InputError("no pixel of these pictures is labelled: there is nothing to measure on")
     seen, unseen = (fit_curve(counts, UNIT) for counts in bins.counts)
-    return Confidence(seen, unseen)
+    return Confidence(seen, unseen, default_calibration(segmenter, names))
 
 
 def default_source(config: ModelConfig) -> Source:

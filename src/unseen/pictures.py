@@ -2,6 +2,7 @@
 
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from unseen.data.images import decode_image, is_address, read_image, to_rgb
+from unseen.data.images import blaming, decode_image, is_address, read_image, to_rgb
 from unseen.errors import InputError
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -32,7 +33,8 @@ def as_array(picture: Picture) -> UInt8[np.ndarray, "H W 3"]:
     if isinstance(picture, (str, Path)):
         return fetch(str(picture)) if is_address(picture) else read_image(picture)
     if isinstance(picture, Image.Image):
-        return to_rgb(picture)
+        with blaming(name(picture) or "this picture"):  # Pillow reads a file when it is looked at
+            return to_rgb(picture)
     if isinstance(picture, Tensor):
         return _from_tensor(picture)
     if not isinstance(picture, np.ndarray):
@@ -65,8 +67,8 @@ def fetch(address: str) -> UInt8[np.ndarray, "H W 3"]:
         request = urllib.request.Request(address, headers={"User-Agent": "unseen"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             content = answer.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:  # URLError is an OSError
-        reason = getattr(error, "reason", error)
+    except (OSError, ValueError, HTTPException) as error:  # URLError is an OSError
+        reason = str(getattr(error, "reason", error)).strip()
         raise InputError(f"{address} cannot be fetched: {reason}") from None
     if len(content) > MOST_BYTES:
         raise InputError(f"{address} holds more than {MOST_BYTES // 2**20} MB: give a smaller file")

@@ -40,7 +40,9 @@ def track(
 
     text = TextColumn("{task.description}"), TextColumn("{task.fields[status]}")
     columns = text[0], BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), text[1]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    same = sys.stdout.isatty()  # or what is printed meanwhile would go to standard error
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=same) as bar:
         count = len(items) if total is None and isinstance(items, Sized) else total
         task = bar.add_task(description, total=count, completed=done, status=status())
         for item in items:

@@ -412,17 +412,25 @@ def find_likeliest(
 
 
 @torch.inference_mode()
-def find_margins(views: Sequence[View], size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-    """Return how far each pixel's best score is above its second best; the best of a sole class.
+def find_margins(
+    views: Sequence[View], size: tuple[int, int], labels: Sequence[str]
+) -> Float[np.ndarray, "H W"]:
+    """Return how far each pixel's best score is above its second best; the best of a sole label.
 
     Args:
         views: one, whose scores are compared, or several, whose mean probabilities are.
         size: (height, width) of the picture.
+        labels: of every class; those of one label do not compete.
     """
     weight = sum(view.weight for view in views)
     margins = np.zeros(size, np.float32)
+    names = list(dict.fromkeys(labels))
+    homes = torch.tensor([names.index(label) for label in labels], device=views[0].logits.device)
     for place, total in _add(views, size, likely=len(views) > 1):
-        first, *second = total.topk(min(2, total.shape[2]), dim=2).values.unbind(dim=2)
+        if len(names) < len(labels):
+            least = total.new_full((*total.shape[:2], len(names)), -torch.inf)
+            total = least.scatter_reduce(2, homes.expand_as(total), total, "amax")
+        first, *second = total.topk(min(2, len(names)), dim=2).values.unbind(dim=2)
         margins[place] = ((first - sum(second)) / weight).cpu().numpy()
     return margins
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Integer, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, Integer, UInt8
 from PIL import Image
 
 from unseen.drawing import mask_image, overlay
 from unseen.errors import InputError, require
+from unseen.vocabulary import list_groups
 from unseen.writing import write_whole
 
 
@@ -28,7 +29,8 @@ class Segmentation:
         image: (H, W, 3) uint8, the picture.
         unseen: the labels whose masks the model's training never showed; none if there was none.
         confidence: (H, W) float32, how likely each pixel's label is right, as measured on the
-            pictures that the model was calibrated with; None where it was not.
+            pictures that the model was calibrated with; None where it was not, and of several
+            views, whose scores are others.
         margins: (H, W) float32, how far each score is above that of the second best label; None
             where it was not asked for.
         source: where the picture came from, if that has a name.
@@ -74,18 +76,12 @@ class Segmentation:
 
     def regions(self) -> list[dict[str, Any]]:
         """List the labels found, largest first: share of the picture, mean score, unseen or not."""
-        areas = np.bincount(self.mask.ravel(), minlength=len(self.labels))
-        sums = np.bincount(self.mask.ravel(), self.scores.ravel(), minlength=len(self.labels))
-        return [
-            {
-                "label": self.labels[i],
-                "share": round(float(areas[i] / self.mask.size), 4),
-                "score": round(float(sums[i] / areas[i]), 4),
-                "unseen": self.labels[i] in self.unseen,
-            }
-            for i in np.argsort(-areas, kind="stable")
-            if areas[i]
-        ]
+        return list_regions(self.labels, self.unseen, *self.count())
+
+    def count(self) -> tuple[Int64[np.ndarray, " C"], Float64[np.ndarray, " C"]]:
+        """Return how many pixels each label has, and the sum of their scores."""
+        flat, count = self.mask.ravel(), len(self.labels)
+        return np.bincount(flat, minlength=count), np.bincount(flat, self.scores.ravel(), count)
 
     def merge(self, groups: Mapping[str, Sequence[str]]) -> "Segmentation":
         """Return the same with several labels taken as one.
@@ -98,10 +94,10 @@ class Segmentation:
                 group stay.
 
         Raises:
-            InputError: a label that is not there, or is in two groups.
+            InputError: a label that is not there, or is in two groups; or a group of none.
         """
         home: dict[str, str] = {}
-        for name, members in groups.items():
+        for name, members in list_groups(groups).items():
             for label in members:
                 if label in home or label not in self.labels:
                     wrong = "is in two groups" if label in home else "is no label here"
@@ -242,6 +238,32 @@ class Segmentation:
     def save(self, path: str | Path) -> None:
         """Write the overlay to ``path``."""
         save_image(self.overlay(), path)
+
+
+def list_regions(
+    labels: Sequence[str],
+    unseen: Sequence[str],
+    areas: Int64[np.ndarray, " C"],
+    sums: Float64[np.ndarray, " C"],
+) -> list[dict[str, Any]]:
+    """List the labels found in one picture, or in all of a video, as ``regions`` does.
+
+    Args:
+        labels: the names.
+        unseen: those whose masks training never showed.
+        areas: pixels of each label.
+        sums: of the scores of these pixels.
+    """
+    return [
+        {
+            "label": labels[i],
+            "share": round(float(areas[i] / areas.sum()), 4),
+            "score": round(float(sums[i] / areas[i]), 4),
+            "unseen": labels[i] in unseen,
+        }
+        for i in np.argsort(-areas, kind="stable")
+        if areas[i]
+    ]
 
 
 def run_lengths(mask: Bool[np.ndarray, "H W"]) -> list[int]:

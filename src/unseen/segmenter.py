@@ -39,7 +39,7 @@ from unseen.readout import (
 )
 from unseen.segmentation import Segmentation
 from unseen.shipped import shipped_clip
-from unseen.vocabulary import Vocabulary, read_vocabulary
+from unseen.vocabulary import Vocabulary, list_groups, read_vocabulary
 from unseen.writing import write_text
 
 LONGEST_SIDE = 4096
@@ -381,7 +381,8 @@ class Segmenter:
                 showed them all.
         """
         taught = {name.casefold() for name in self.config.taught}
-        groups = [{one.casefold() for one in (n, *members)} for n, members in (merge or {}).items()]
+        listed = list_groups(merge or {}).items()
+        groups = [{one.casefold() for one in (name, *members)} for name, members in listed]
         known = taught.union(*(group for group in groups if group & taught))
         return [name.casefold() in known for name in names]
 
@@ -466,18 +467,26 @@ class Segmenter:
             merge: labels that are one, as in ``Segmentation.merge``; γ takes them for one too.
             calibration: γ to subtract from the scores of seen classes; the model's own by default.
             threshold: least confidence that leaves a pixel its label; of a model without
-                ``unseen calibrate``, least score.
+                ``unseen calibrate``, least score. It goes without ``tta``.
             other: the label of pixels below the threshold, added as the last if there is one.
             margins: find also how far the best score is above the second best.
             limit: longest side in pixels that a picture is enlarged to, None for no limit.
             tta: look at pictures at the authors' scales and mirrored, and average; 8 passes, most
-                of them larger, for one.
+                of them larger, for one. There is no confidence then: it was measured of one.
 
         Raises:
-            InputError: as a call.
+            InputError: as a call; or a threshold with ``tta``.
         """
-        words, groups = _flatten(labels)
-        embeddings, groups = self.embed(words), groups | dict(merge or {})
+        if tta and threshold:
+            raise InputError(
+                "a threshold is for scores of one view, those of --tta are others: leave one out"
+            )
+        groups = list_groups(merge or {})
+        if isinstance(labels, Mapping):
+            named = list_groups(labels)
+            groups = named | groups
+            labels = [word for words in named.values() for word in words]
+        embeddings = self.embed(labels)
         for picture in pictures:
             try:
                 image = as_array(picture)
@@ -509,15 +518,18 @@ class Segmenter:
         names = embeddings.vocabulary.names
         taught = self.is_taught(names, merge)
         unseen = [name for name, known in zip(names, taught, strict=True) if not known]
-        sure = self.config.confidence
+        homes = {word: name for name, words in merge.items() for word in words}
+        labels = [homes.get(name, name) for name in names]
+        own, sure = self.config.calibration, None if tta else self.config.confidence
+        gamma = own if calibration is None else calibration
         return Segmentation(
             mask,
             names,
             best,
             image,
             tuple(unseen if self.config.setting else ()),
-            confidence=sure(best, mask, taught) if sure else None,
-            margins=find_margins(views, size) if margins else None,
+            confidence=sure(best, mask, taught, gamma) if sure else None,
+            margins=find_margins(views, size, labels) if margins else None,
         )
 
     def score_map(
@@ -589,13 +601,3 @@ class Segmenter:
                 f"{width}×{height}; its long side is held at {max(shown)}: {shown[1]}×{shown[0]}",
                 stacklevel=4,
             )
-
-
-def _flatten(labels: Labels | Groups) -> tuple[Labels, dict[str, Sequence[str]]]:
-    """Return the words to look for, and which of them are one label."""
-    if not isinstance(labels, Mapping):
-        return labels, {}
-    groups: dict[str, Sequence[str]] = {
-        name: [words] if isinstance(words, str) else list(words) for name, words in labels.items()
-    }
-    return [word for words in groups.values() for word in words], groups

@@ -15,7 +15,7 @@ from PIL import Image
 from unseen.drawing import add_legend, palette, tint
 from unseen.errors import InputError, require
 from unseen.progress import track
-from unseen.segmentation import Segmentation
+from unseen.segmentation import Segmentation, list_regions
 from unseen.writing import write_whole
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg")
@@ -26,6 +26,10 @@ def is_video(path: str | Path) -> bool:
     return str(path).lower().endswith(SUFFIXES)
 
 
+class Unreadable(InputError):
+    """A video that cannot be read; others may be."""
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """A frame of a video.
@@ -33,7 +37,7 @@ class Frame:
     Args:
         number: counted from 0, those that are broken left out.
         seconds: from the start.
-        image: the picture.
+        image: the picture, the right way up.
     """
 
     number: int
@@ -48,7 +52,7 @@ class Video:
         path: the file.
 
     Raises:
-        InputError: there is no video at ``path``.
+        Unreadable: there is no video at ``path``.
         MissingExtra: PyAV is not installed.
     """
 
@@ -62,16 +66,19 @@ class Video:
 
     def _open(self) -> Any:
         if not self.path.is_file():
-            raise InputError(f"there is no video at {self.path}: check the path")
+            raise Unreadable(f"there is no video at {self.path}: check the path")
         try:
             container = self._av.open(str(self.path))
         except self._av.error.FFmpegError as error:
-            raise InputError(
+            raise Unreadable(
                 f"{self.path} is no video that can be read: {error.strerror}"
             ) from None
         if not container.streams.video:
             container.close()
-            raise InputError(f"{self.path} holds no pictures: it is no video")
+            raise Unreadable(f"{self.path} holds no pictures: it is no video")
+        if container.streams.video[0].codec_context is None:
+            container.close()
+            raise Unreadable(f"{self.path} is in a code that nothing here reads: convert it first")
         # or decoders would fill broken parts with what they guess, and say nothing
         container.streams.video[0].codec_context.options = {"err_detect": "explode"}
         return container
@@ -102,7 +109,10 @@ class Video:
                             stacklevel=2,
                         )
                         continue
-                    yield Frame(number, frame.time or 0.0, frame.to_ndarray(format="rgb24"))
+                    pixels = frame.to_ndarray(format="rgb24")
+                    # as the display matrix says: phones turn pictures no sooner
+                    upright = np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+                    yield Frame(number, frame.time or 0.0, upright)
                     number += 1
 
 
@@ -163,41 +173,36 @@ def segment_video(
         and the mean score, largest first.
 
     Raises:
-        InputError: no frame can be read, or the files cannot be written.
+        Unreadable: no frame can be read.
+        InputError: the files cannot be written.
     """
     looked_at = 0
-    labels: list[str] = []
-    found: dict[str, dict[str, Any]] = {}
+    areas, sums = np.zeros(0, np.int64), np.zeros(0)
+    result: Segmentation | None = None
 
     def painted(lines: TextIO) -> Iterator[Image.Image]:
-        nonlocal looked_at
-        result = None
+        nonlocal looked_at, areas, sums, result
         for frame in track(video, f"segmenting {video.path.name}", total=video.count or None):
             if result is None or frame.number % every == 0:
                 result = look(frame.image)
+                counted = result.count()
+                areas, sums = counted if not looked_at else (areas + counted[0], sums + counted[1])
                 looked_at += 1
-                labels[:] = result.labels
-                regions = result.regions()
+                regions = list_regions(result.labels, result.unseen, *counted)
                 told = {"frame": frame.number, "seconds": round(frame.seconds, 3), "found": regions}
                 lines.write(json.dumps(told) + "\n")
-                for one in regions:
-                    total = found.setdefault(one["label"], {**one, "share": 0.0, "score": 0.0})
-                    total["share"] += one["share"]
-                    total["score"] += one["share"] * one["score"]
             yield _paint(frame.image, result, opacity)
 
     def write(part: Path) -> None:
         with part.open("w", encoding="utf-8") as lines:
             if not write_video(overlay, painted(lines), video.rate):
                 overlay.unlink()
-                raise InputError(f"{video.path} holds no frame that can be read")
+                raise Unreadable(f"{video.path} holds no frame that can be read")
 
     write_whole(report, write)
-    for total in found.values():
-        total["score"] = round(total["score"] / total["share"], 4)
-        total["share"] = round(total["share"] / looked_at, 4)
-    listed = sorted(found.values(), key=lambda one: -one["share"])
-    return {"frames": looked_at, "labels": labels, "found": listed}
+    assert result is not None
+    found = list_regions(result.labels, result.unseen, areas, sums)
+    return {"frames": looked_at, "labels": list(result.labels), "found": found}
 
 
 def _paint(image: UInt8[np.ndarray, "H W 3"], result: Segmentation, opacity: float) -> Image.Image:

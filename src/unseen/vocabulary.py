@@ -105,21 +105,48 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(" ".join(word.split()) for word in text.split(",") if word.strip())
+def list_words(words: str | Sequence[str]) -> tuple[str, ...]:
+    """Return words as people write them, with single spaces within and none around.
+
+    Args:
+        words: a list, or a text with commas or line ends between them, whose lines that start with
+            # are left out.
+
+    Raises:
+        InputError: something in the list is no word.
+    """
+    if isinstance(words, str):
+        lines = [line for line in words.splitlines() if not line.lstrip().startswith("#")]
+        words = [word for word in ",".join(lines).split(",") if word.strip()]
+    if strangers := [word for word in words if not isinstance(word, str)]:
+        raise InputError(f"labels must be words, got {strangers[0]!r}")
+    return tuple(" ".join(word.split()) for word in words)
+
+
+def list_groups(groups: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Return names with the words that each stands for.
+
+    Raises:
+        InputError: a name that stands for none.
+    """
+    listed = {name: list_words(words) for name, words in groups.items()}
+    for name, words in listed.items():
+        if not words:
+            raise InputError(f"{name!r} is given no words: give it one, or leave it out")
+    return listed
 
 
 VOC20 = Vocabulary(
     name="voc20",
-    names=_split(
+    names=list_words(
         "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, "
         "horse, motorbike, person, pottedplant, sheep, sofa, train, tvmonitor"
     ),
-    unseen=_split("pottedplant, sheep, sofa, train, tvmonitor"),
+    unseen=list_words("pottedplant, sheep, sofa, train, tvmonitor"),
 )
 """PASCAL VOC 2012 without background, in its label order minus one."""
 
-_COCO_THINGS = _split(
+_COCO_THINGS = list_words(
     "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire "
     "hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, "
     "zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports "
@@ -129,7 +156,7 @@ _COCO_THINGS = _split(
     "mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, "
     "clock, vase, scissors, teddy bear, hair drier, toothbrush"
 )
-_COCO_STUFF = _split(
+_COCO_STUFF = list_words(
     "banner, blanket, branch, bridge, building-other, bush, cabinet, cage, cardboard, carpet, "
     "ceiling-other, ceiling-tile, cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff, "
     "dirt, door-stuff, fence, floor-marble, floor-other, floor-stone, floor-tile, floor-wood, "
@@ -144,7 +171,7 @@ _COCO_STUFF = _split(
 COCO171 = Vocabulary(
     name="coco171",
     names=_COCO_THINGS + _COCO_STUFF,
-    unseen=_split(
+    unseen=list_words(
         "cow, giraffe, suitcase, frisbee, skateboard, carrot, scissors, cardboard, clouds, grass, "
         "playingfield, river, road, tree, wall-concrete"
     ),
@@ -153,7 +180,7 @@ COCO171 = Vocabulary(
 )
 """COCO-Stuff 164k, in the order of its ``labelTrainIds``."""
 
-_CONTEXT = _split(
+_CONTEXT = list_words(
     "aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle, building, bus, "
     "cabinet, car, cat, ceiling, chair, cloth, computer, cow, cup, curtain, dog, door, fence, "
     "floor, flower, food, grass, ground, horse, keyboard, light, motorbike, mountain, mouse, "
@@ -163,7 +190,9 @@ _CONTEXT = _split(
 CONTEXT59 = Vocabulary(
     name="context59",
     names=_CONTEXT,
-    unseen=_split("cow, motorbike, sofa, cat, boat, fence, bird, tvmonitor, keyboard, aeroplane"),
+    unseen=list_words(
+        "cow, motorbike, sofa, cat, boat, fence, bird, tvmonitor, keyboard, aeroplane"
+    ),
     templates=MULTI_TEMPLATES,
 )
 """PASCAL Context in its label order minus one, with the unseen classes that Cascade-CLIP's paper
@@ -172,7 +201,7 @@ lists (Table 11). Which of the classes are stuff nobody has agreed on: all count
 CONTEXT59_RELEASED = Vocabulary(
     name="context59-released",
     names=_CONTEXT,
-    unseen=_split("aeroplane, bed, bedclothes, boat, bottle, car, cloth, cow, keyboard, plate"),
+    unseen=list_words("aeroplane, bed, bedclothes, boat, bottle, car, cloth, cow, keyboard, plate"),
     templates=MULTI_TEMPLATES,
 )
 """PASCAL Context with the unseen classes that Cascade-CLIP's released configuration really holds
@@ -180,37 +209,39 @@ out: its indices are those of Table 11 in another order of the names."""
 
 CAMVID = Vocabulary(
     name="camvid",
-    names=_split(
+    names=list_words(
         "Sky, Building, Pole, Road, Sidewalk, Tree, SignSymbol, Fence, Car, Pedestrian, Bicyclist"
     ),
 )
 """CamVid's 11 classes; void is no class."""
-CAMVID_SMALL = _split("Pole, SignSymbol, Pedestrian, Bicyclist")
+CAMVID_SMALL = list_words("Pole, SignSymbol, Pedestrian, Bicyclist")
 
 UAVID = Vocabulary(
     name="uavid",
-    names=_split("Background, Building, Tree, Moving Car, Road, Low Vegetation, Static Car, Human"),
+    names=list_words(
+        "Background, Building, Tree, Moving Car, Road, Low Vegetation, Static Car, Human"
+    ),
 )
 """UAVid, its background clutter a class like the others; ``uavid-foreground`` ignores it."""
-UAVID_SMALL = _split("Human, Moving Car, Static Car")
+UAVID_SMALL = list_words("Human, Moving Car, Static Car")
 
-UDD6 = Vocabulary(name="udd6", names=_split("Other, Facade, Road, Vegetation, Vehicle, Roof"))
+UDD6 = Vocabulary(name="udd6", names=list_words("Other, Facade, Road, Vegetation, Vehicle, Roof"))
 """UDD6 in label order, its "Other" a class like the rest; ``udd6-foreground`` ignores it."""
-UDD6_SMALL = _split("Vehicle")
+UDD6_SMALL = list_words("Vehicle")
 
 UAVID_FOREGROUND = Vocabulary(name="uavid-foreground", names=UAVID.names[1:])
 UDD6_FOREGROUND = Vocabulary(name="udd6-foreground", names=UDD6.names[1:])
 
 MINIATURE = Vocabulary(
     name="miniature",
-    names=_split(
+    names=list_words(
         "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, "
         "stop sign, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, "
         "umbrella, handbag, sky, clouds, grass, sand, sea, snow, road, brick wall, wood floor, "
         "gravel"
     ),
-    unseen=_split("train, sheep, cow, giraffe, clouds, grass, road"),
-    stuff=_split("sky, clouds, grass, sand, sea, snow, road, brick wall, wood floor, gravel"),
+    unseen=list_words("train, sheep, cow, giraffe, clouds, grass, road"),
+    stuff=list_words("sky, clouds, grass, sand, sea, snow, road, brick wall, wood floor, gravel"),
     templates=MULTI_TEMPLATES,
 )
 """The embedded world of drawings: 24 things and 10 stuffs; unseen are names that PASCAL VOC or
@@ -241,9 +272,9 @@ def read_vocabulary(
     """Make a vocabulary from what a user writes.
 
     Args:
-        labels: names ("cat, grass" or a list), a file with one name a line or separated by commas
-            (lines that start with # are left out), the name of a vocabulary (``voc20``,
-            ``coco171``, ``miniature``), or one ready made.
+        labels: names ("cat, grass", one a line, or a list), a file with one name a line or
+            separated by commas (lines that start with # are left out), the name of a vocabulary
+            (``voc20``, ``coco171``, ``miniature``), or one ready made.
         templates: the sentences for plain names; vocabularies have their own.
 
     Raises:
@@ -252,11 +283,7 @@ def read_vocabulary(
     if isinstance(labels, Vocabulary):
         return labels
     if not isinstance(labels, str):
-        strangers = [name for name in labels if not isinstance(name, str)]
-        if strangers:
-            raise InputError(f"labels must be words, got {strangers[0]!r}")
-        names = tuple(" ".join(name.split()) for name in labels)
-        return Vocabulary("labels", names, templates=templates)
+        return Vocabulary("labels", list_words(labels), templates=templates)
     if labels in VOCABULARIES:
         return VOCABULARIES[labels]
     path = Path(labels)
@@ -273,10 +300,11 @@ def read_vocabulary(
                 f"{labels} holds {group.strip()!r}, which is no label: write the words alone, and "
                 "say which are one with --merge, or in Python with a mapping"
             )
-        if not "".join(lines).strip(", \t"):
+        names = list_words(text)
+        if not names:
             raise InputError(f"{labels} holds no labels: give one a line")
-        return Vocabulary(path.stem, _split(",".join(lines)), templates=templates)
-    names = _split(labels)
+        return Vocabulary(path.stem, names, templates=templates)
+    names = list_words(labels)
     if len(names) == 1 and "," not in labels:
         _refuse_misspelt(names[0])
     return Vocabulary("labels", names, templates=templates)

@@ -95,8 +95,11 @@ def calibrate(
     else:
         rows = [
             [kind, f"{score:.2f}", f"{share:.2f}"]
-            for kind, curve in asdict(measured).items()
-            for score, share in zip(*curve, strict=True)
+            for kind in ("seen", "unseen")
+            for score, share in zip(*getattr(measured, kind), strict=True)
         ]
         print(markdown(["names", "score", "share right"], rows))
-    say(f"noted in {model}: from {len(dataset)} pictures of {name}, {split}")
+    say(
+        f"noted in {model}: from {len(dataset)} pictures of {name}, {split}, at γ = "
+        f"{measured.calibration:g}"
+    )

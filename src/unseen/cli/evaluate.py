@@ -9,7 +9,6 @@ import typer
 from unseen.cli.completion import datasets, models, rows
 from unseen.cli.options import (
     DEFAULT_MODEL,
-    Calibration,
     Clip,
     Compile,
     Device,
@@ -107,7 +106,14 @@ def evaluate(
         bool,
         typer.Option("--compare", help="Say how far models differ; so do two without this."),
     ] = False,
-    calibration: Calibration = None,
+    calibration: Annotated[
+        float | None,
+        typer.Option(
+            "--calibration",
+            help="γ, subtracted from the scores of classes seen in training. [default: the "
+            "model's own; 0 on names other than those of the training]",
+        ),
+    ] = None,
     curve: Annotated[
         bool,
         typer.Option("--curve", help="Instead, hIoU for γ from 0 to 1: what to choose it by."),

@@ -11,6 +11,7 @@ import typer
 from unseen.cli.completion import clips, models
 from unseen.errors import InputError
 from unseen.processes import Processes
+from unseen.vocabulary import list_words
 
 if TYPE_CHECKING:
     from unseen.embeddings import TextEmbeddings
@@ -58,12 +59,6 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace a model that is there already.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
-Calibration = Annotated[
-    float | None,
-    typer.Option(
-        "--calibration", help="γ, subtracted from the scores of classes seen in training."
-    ),
-]
 Tta = Annotated[
     bool,
     typer.Option(
@@ -186,26 +181,21 @@ def find_labels(labels: str, templates: tuple[str, ...]) -> "Vocabulary":
     return read_vocabulary(labels, templates=templates)
 
 
-def read_words(text: str) -> list[str]:
-    """Return words given with commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def read_groups(option: str, texts: Sequence[str] | None) -> dict[str, list[str]]:
     """Return names with the words that each stands for, given as 'background: sky, wall'."""
     groups: dict[str, list[str]] = {}
     for text in texts or ():
         name, colon, words = text.partition(":")
-        if not (colon and name.strip() and read_words(words)):
+        if not (colon and name.strip() and list_words(words)):
             raise InputError(f"{option} is given as 'background: sky, wall', got {text!r}")
-        groups[name.strip()] = read_words(words)
+        groups[name.strip()] = list(list_words(words))
     return groups
 
 
 def read_seeds(text: str) -> list[int]:
     """Return different seeds, given with commas."""
     try:
-        numbers = [int(word) for word in read_words(text)]
+        numbers = [int(word) for word in list_words(text)]
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):

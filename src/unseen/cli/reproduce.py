@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 import typer
 
 from unseen.cli.completion import contenders
-from unseen.cli.options import Device, Json, read_seeds, read_words, say
+from unseen.cli.options import Device, Json, read_seeds, say
 from unseen.errors import InputError, did_you_mean
+from unseen.vocabulary import list_words
 
 
 def reproduce(
@@ -55,7 +56,7 @@ def reproduce(
     from unseen.reproduction import claims_table, execute_all, load, needed, table, trials
 
     known = [*TABLE, *TOPICS]
-    names = known if only is None else read_words(only)
+    names = known if only is None else list_words(only)
     if not names:
         raise InputError(f"--only names nothing: {', '.join(known)}")
     if strange := [name for name in names if name not in known]:

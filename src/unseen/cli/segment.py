@@ -1,6 +1,7 @@
 """``unseen segment``."""
 
 import json as json_module
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -11,7 +12,6 @@ import typer
 from unseen.cli.completion import vocabularies
 from unseen.cli.options import (
     DEFAULT_MODEL,
-    Calibration,
     Clip,
     Compile,
     Device,
@@ -26,10 +26,10 @@ from unseen.cli.options import (
     load_segmenter,
     read_groups,
     read_labels,
-    read_words,
     say,
 )
 from unseen.errors import InputError
+from unseen.vocabulary import list_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,14 +87,21 @@ def segment(
             min=0,
             max=1,
             help="Least confidence that leaves a pixel its label; of a model without 'unseen "
-            "calibrate', least score. Others are 'other'.",
+            "calibrate', least score. Others are 'other'. Not with --tta.",
         ),
     ] = 0.0,
     other: Annotated[str, typer.Option("--other", help="What those are called.")] = "other",
     every: Annotated[
         int, typer.Option("--every", min=1, help="Of a video, look at every so many frames.")
     ] = 1,
-    calibration: Calibration = None,
+    calibration: Annotated[
+        float | None,
+        typer.Option(
+            "--calibration",
+            help="γ, subtracted from the scores of classes seen in training. [default: the "
+            "model's own]",
+        ),
+    ] = None,
     tta: Tta = False,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -127,7 +134,7 @@ def segment(
     from unseen.journal import Journal, digest
     from unseen.pictures import as_array
     from unseen.processes import Processes
-    from unseen.video import Video, is_video, segment_video
+    from unseen.video import Unreadable, Video, is_video, segment_video
 
     if out.resolve() in {Path(one).resolve().parent for one in found if not is_address(one)}:
         raise InputError(f"results would lie among the pictures of {out}: give another --out")
@@ -167,21 +174,20 @@ def segment(
             for kind, ending in (VIDEO_ENDINGS if video else ENDINGS).items()
             if video or kind in kinds
         }
+        told = {"picture": picture, **{kind: str(file) for kind, file in files.items()}}
 
         def work() -> dict[str, Any] | None:
             try:
-                content = Video(picture) if video else as_array(picture)
+                if video:
+                    overlay, report = files["overlay"], files["report"]
+                    return told | segment_video(Video(picture), look, overlay, report, every=every)
+                image = as_array(picture)
             except InputError as error:
-                if len(found) == 1:
+                if len(found) == 1 or (video and not isinstance(error, Unreadable)):
                     raise
                 complain(f"error: {error}")
                 return None
-            told = {"picture": picture, **{kind: str(file) for kind, file in files.items()}}
-            if isinstance(content, Video):
-                return told | segment_video(
-                    content, look, files["overlay"], files["report"], every=every
-                )
-            result = replace(look(content), source=picture)
+            result = replace(look(image), source=picture)
             write_results(result, files)
             return told | {"labels": list(result.labels), "found": result.regions()}
 
@@ -191,41 +197,46 @@ def segment(
         return written.recall(f"{picture} {content} {stem}", work, files.values())
 
     processes = Processes.started()
-    made = list(processes.share(len(found), make, "segmenting"))
+    results: list[dict[str, Any]] = []
+    failures = 0
+    for result in processes.share(len(found), make, "segmenting"):
+        if result is None:
+            failures += 1
+        elif json:
+            results.append(result)
+        elif not processes.rank:
+            _print_found(result)
     if processes.rank:
         return
-    results = [result for result in made if result]
     if json:
         print(json_module.dumps(results, indent=1))
-    else:
-        _print_found(results)
-    if failures := len(made) - len(results):
+    if failures:
         raise InputError(f"{failures} of {len(found)} pictures could not be segmented")
 
 
-def _print_found(results: list[dict[str, Any]]) -> None:
+def _print_found(result: dict[str, Any]) -> None:
     from unseen.metrics import markdown
 
-    for result in results:
-        rows = [
-            [
-                region["label"] + (" (unseen in training)" if region["unseen"] else ""),
-                f"{region['share']:.1%}",
-                f"{region['score']:.2f}",
-            ]
-            for region in result["found"]
+    rows = [
+        [
+            region["label"] + (" (unseen in training)" if region["unseen"] else ""),
+            f"{region['share']:.1%}",
+            f"{region['score']:.2f}",
         ]
-        files = [result[kind] for kind in (*ENDINGS, "report") if kind in result]
-        print(f"{result['picture']} → {', '.join(files)}")
-        print(markdown(["label", "area", "score"], rows))
-        found = {region["label"] for region in result["found"]}
-        if missing := [name for name in result["labels"] if name not in found]:
-            print(f"not found: {', '.join(missing)}")
+        for region in result["found"]
+    ]
+    files = [result[kind] for kind in (*ENDINGS, "report") if kind in result]
+    print(f"{result['picture']} → {', '.join(files)}")
+    print(markdown(["label", "area", "score"], rows))
+    found = {region["label"] for region in result["found"]}
+    if missing := [name for name in result["labels"] if name not in found]:
+        print(f"not found: {', '.join(missing)}")
+    sys.stdout.flush()  # others may take long
 
 
 def read_kinds(text: str) -> list[str]:
     """Return what --save asks for."""
-    kinds = list(dict.fromkeys(read_words(text)))
+    kinds = list(dict.fromkeys(list_words(text)))
     strange = [kind for kind in kinds if kind not in ENDINGS]
     if strange or not kinds:
         raise InputError(f"--save takes {', '.join(ENDINGS)}, with commas; got {text!r}")

@@ -19,8 +19,34 @@ _JPEG = (b"\xff\xd8\xff", b"\xff\xd9")  # how a JPEG begins and ends
 
 
 @contextmanager
+def blaming(name: str | Path) -> Iterator[None]:
+    """Make one sentence of whatever is wrong with a picture that is opened and decoded within."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"there is no picture at {name}: check the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{name} is a folder, expected a picture") from None
+    except PermissionError:
+        raise InputError(f"{name} may not be read: check its permissions") from None
+    except UnidentifiedImageError:
+        raise InputError(
+            f"{name} is no picture, whatever its name says: its content is none of "
+            f"{', '.join(SUFFIXES)}"
+        ) from None
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{name} has too many pixels to be opened safely: make it smaller"
+        ) from None
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    except (OSError, SyntaxError, ValueError) as error:  # what decoders raise on broken files
+        raise InputError(f"{name} is a broken picture: {error}; restore or remove it") from None
+
+
+@contextmanager
 def open_picture(
-    path: Path, content: bytes | None = None, formats: tuple[str, ...] | None = None
+    path: str | Path, content: bytes | None = None, formats: tuple[str, ...] | None = None
 ) -> Iterator[Image.Image]:
     """Open and decode a picture; whatever is wrong with it becomes one sentence.
 
@@ -29,32 +55,12 @@ def open_picture(
         content: the file's content, if it is in memory.
         formats: Pillow's names of those to be tried; by default all.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            file = path if content is None else io.BytesIO(content)
-            with Image.open(file, formats=formats) as image:
-                image.load()
-                yield image
-    except FileNotFoundError:
-        raise InputError(f"there is no picture at {path}: check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder, expected a picture") from None
-    except PermissionError:
-        raise InputError(f"{path} may not be read: check its permissions") from None
-    except UnidentifiedImageError:
-        raise InputError(
-            f"{path} is no picture, whatever its name says: its content is none of "
-            f"{', '.join(SUFFIXES)}"
-        ) from None
-    except Image.DecompressionBombError:
-        raise InputError(
-            f"{path} has too many pixels to be opened safely: make it smaller"
-        ) from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (OSError, SyntaxError, ValueError) as error:  # what decoders raise on broken files
-        raise InputError(f"{path} is a broken picture: {error}; restore or remove it") from None
+    with blaming(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        file = path if content is None else io.BytesIO(content)
+        with Image.open(file, formats=formats) as image:
+            image.load()
+            yield image
 
 
 def is_address(picture: str | Path) -> bool:
@@ -96,7 +102,7 @@ def decode_image(
     plain = _decode_plain_jpeg(content)
     if plain is not None:
         return plain
-    with open_picture(Path(name), content, formats) as image:
+    with open_picture(name, content, formats) as image:
         return to_rgb(image)
 
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unseen.data.images import decode_image
 from unseen.errors import InputError
-from unseen.vocabulary import Vocabulary
+from unseen.vocabulary import Vocabulary, list_words
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What pictures may be. Pillow reads many more; the fewer decoders meet strangers' files, the
@@ -158,13 +158,12 @@ def refuse(status: int, sentence: str, headers: Mapping[str, str] | None = None)
 
 
 def read_words(labels: Sequence[str], limits: Limits) -> tuple[str, ...]:
-    """Return the words that fields hold, each one or several with commas between them.
+    """Return the words that fields hold, each one or several as ``list_words`` takes them.
 
     Raises:
         InputError: none, too many, too long or repeated ones.
     """
-    names = [" ".join(word.split()) for field in labels for word in field.split(",")]
-    names = [name for name in names if name]
+    names = [name for field in labels for name in list_words(field)]
     if len(names) > limits.labels:
         raise InputError(f"a request may name {limits.labels} labels, got {len(names)}: name fewer")
     for name in names:
