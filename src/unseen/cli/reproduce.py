@@ -55,7 +55,7 @@ def reproduce(
     from unseen.claims import CLAIMS, TABLE, TOPICS
     from unseen.reproduction import claims_table, execute_all, load, needed, table, trials
 
-    known = [*TABLE, *TOPICS]
+    known = list(dict.fromkeys([*TABLE, *TOPICS]))
     names = known if only is None else list_words(only)
     if not names:
         raise InputError(f"--only names nothing: {', '.join(known)}")
