@@ -134,6 +134,20 @@ def test_differences_are_seed_by_seed_and_against_what_has_no_seed():
     assert "+6.7 ± 1.5" in line and "holds" in line and "3 of 3" in line
 
 
+def test_differences_of_several_methods_are_averaged_seed_by_seed():
+    claim = Claim(
+        "", Side("zegclip", "supervised"), Side("zegclip"), "hIoU", over=("zegclip", "cliprc")
+    )
+    assert claim.statement == "mean of ZegCLIP, CLIP-RC: supervised > inductive"
+    assert {trial.contender for trial in needed([claim], [0])} == {"zegclip", "cliprc"}
+    results = {}
+    for name, seed, gain in (("zegclip", 0, 1.0), ("zegclip", 1, 2.0), ("cliprc", 0, 5.0)):
+        for setting, hiou in (("inductive", 10.0), ("supervised", 10.0 + gain)):
+            trial = Trial(name, setting, seed)
+            results[trial] = made_up(trial, hiou)
+    assert differences(claim, results) == [3.0]
+
+
 def test_what_has_no_score_is_left_out_of_tables():
     claim = Claim("training", Side("zegclip"), Side("maskclip"), "hIoU")
     results = {Trial("maskclip"): made_up(Trial("maskclip"), 10.0)}

@@ -125,7 +125,8 @@ def trials(names: Sequence[str], seeds: Sequence[int]) -> list[Trial]:
 
 def needed(claims: Sequence[Claim], seeds: Sequence[int]) -> list[Trial]:
     """Return the trials that claims compare, and what those go on from."""
-    sides = [side for claim in claims for side in (claim.better, claim.worse)]
+    parts = [part for claim in claims for part in claim.parts]
+    sides = [side for part in parts for side in (part.better, part.worse)]
     listed: dict[Trial, None] = {}
     for side in sides:
         if not CONTENDERS[side.contender].base:
@@ -404,6 +405,12 @@ def table(results: Results) -> str:
 
 def differences(claim: Claim, results: Results) -> list[float]:
     """Return by how much the better side scores above the other, seed by seed, in points."""
+    found = [_by_seed(part, results) for part in claim.parts]
+    seeds = sorted(set.intersection(*map(set, found)))
+    return [statistics.fmean(one[seed] for one in found) for seed in seeds]
+
+
+def _by_seed(claim: Claim, results: Results) -> dict[int, float]:
     sides = (claim.better, claim.worse)
     scores: list[dict[int, float]] = [
         {
@@ -416,12 +423,12 @@ def differences(claim: Claim, results: Results) -> list[float]:
         for side in sides
     ]
     if not all(scores):
-        return []
+        return {}
     for side, known in zip(sides, scores, strict=True):
         if not CONTENDERS[side.contender].base:  # the same whatever the other's seed
             known |= dict.fromkeys({seed for one in scores for seed in one}, known[0])
     ours, theirs = scores
-    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    return {seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()}
 
 
 STUDENT = (4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
