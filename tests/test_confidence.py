@@ -89,3 +89,11 @@ def test_pictures_without_labels_tell_nothing(segmenter: Segmenter):
 
     with pytest.raises(InputError, match="no pixel of these pictures is labelled"):
         measure_confidence(segmenter, Unlabelled())
+
+
+def test_a_journal_of_another_measurement_is_another_journal(segmenter: Segmenter):
+    labels = segmenter.embed(["cow", "sky"])
+    before = segmenter.conditions(labels)
+    config = replace(segmenter.config, confidence=Confidence(unseen=((0.5,), (0.7,))))
+    after = Segmenter(segmenter.model, segmenter.text, config).conditions(labels)
+    assert {key for key in before if before[key] != after[key]} == {"confidence"}

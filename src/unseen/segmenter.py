@@ -361,6 +361,7 @@ class Segmenter:
             "labels": list(embeddings.vocabulary.names),
             "text embeddings": hashlib.sha256(values.tobytes()).hexdigest()[:32],
             "γ": config.calibration if calibration is None else calibration,
+            "confidence": hashlib.sha256(repr(config.confidence).encode()).hexdigest()[:32],
             "sizes": [config.short_side, config.window, config.stride],
             "views": tta,
             "precision": backend.precision,
