@@ -102,6 +102,18 @@ class Processes:
 ALONE = Processes()
 
 
+def leave_at_exit() -> None:
+    """Leave the group of processes before the interpreter ends: gloo's threads would abort it."""
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 @cache
 def _group(rank: int, size: int) -> Any:
     """Return the group of all processes, joined when it is first asked for."""
@@ -110,7 +122,7 @@ def _group(rank: int, size: int) -> Any:
     try:
         if not dist.is_initialized():
             dist.init_process_group("gloo", rank=rank, world_size=size)
-            atexit.register(dist.destroy_process_group)
+            leave_at_exit()
         return dist.new_group(backend="gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise InputError(

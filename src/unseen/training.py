@@ -18,7 +18,7 @@ from unseen.data.datasets import Dataset
 from unseen.errors import InputError, require
 from unseen.interruption import Interrupted, watch
 from unseen.learning import PRECISIONS, Engine, Learner
-from unseen.processes import Processes
+from unseen.processes import Processes, leave_at_exit
 from unseen.progress import track
 from unseen.recipes import Recipe
 from unseen.runs import read_start
@@ -65,6 +65,8 @@ def launch_fabric(engine: Engine, device: str) -> Any:
         plugins=plugins,
     )
     made.launch()
+    if size > 1:
+        leave_at_exit()
     return made
 
 
