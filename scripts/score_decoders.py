@@ -1,0 +1,48 @@
+"""Score a cascade with only some of its decoders added up, on validation scenes of the miniature.
+
+python scripts/score_decoders.py runs/reproduction/models/cascade-inductive-0-halfway
+"""
+
+import argparse
+from itertools import combinations
+from pathlib import Path
+
+from torch import nn
+
+from unseen import Scenes, Segmenter, evaluate
+from unseen.errors import InputError
+from unseen.methods.cascade import Cascade
+from unseen.metrics import compare
+
+COLUMNS = ("mIoU(S)", "mIoU(U)", "things(S)", "things(U)", "stuff(S)", "stuff(U)")
+
+
+def take(whole: Cascade, kept: tuple[int, ...]) -> Cascade:
+    """Return a cascade of some of the decoders; all of its blocks are still tapped."""
+    part = Cascade([whole.heads[i] for i in kept], [whole.groups[i] for i in kept])
+    part.mixes = nn.ModuleList(whole.mixes[i] for i in kept)
+    part.blocks = whole.blocks
+    return part.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--count", type=int, default=80)
+    options = parser.parse_args()
+    segmenter = Segmenter.from_pretrained(options.model)
+    whole = segmenter.model.head
+    if not isinstance(whole, Cascade):
+        raise InputError(f"{options.model} is no cascade")
+    rows = {}
+    for size in range(len(whole.heads), 0, -1):
+        for kept in combinations(range(len(whole.heads)), size):
+            segmenter.model.head = take(whole, kept)
+            scores = evaluate(segmenter, Scenes("val", count=options.count)).summary()
+            blocks = (" ".join(map(str, whole.groups[i])) for i in kept)
+            rows["".join(f"{{{one}}}" for one in blocks)] = {c: scores[c] for c in COLUMNS}
+    print(compare(rows, corner="decoders"))
+
+
+if __name__ == "__main__":
+    main()
