@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from unseen.bench import (
@@ -90,6 +91,18 @@ def test_precisions_reach_the_model():
 def test_what_cannot_be_measured_gets_one_sentence(case, says):
     with pytest.raises(InputError, match=says):
         measure(case)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("you can't allocate memory: 9")],
+)
+def test_what_does_not_fit_into_memory_gets_one_sentence(error):
+    def prepare(case):
+        raise error
+
+    with pytest.raises(InputError, match="memory ran out with picture of .*: ask for less"):
+        measure(small("picture"), prepare)
 
 
 def test_cost_over_labels_and_sizes_is_drawn(tmp_path):

@@ -37,7 +37,7 @@ from unseen.metrics import Scores, chance
 from unseen.miniature.pretrain import tiny_clip
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
-from unseen.recipes import EVALUATIONS, RECIPES, Source, expectation
+from unseen.recipes import EVALUATIONS, RECIPES, Source, expectation, kind_of
 from unseen.segmenter import Segmenter
 from unseen.sizes import BINS, Areas, SizeScores
 from unseen.video import write_video
@@ -359,7 +359,7 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["segment", "a.png", "--labels", "cow", "--model", "x" * 300], "no model 'x"),
         (["segment", "a.png", "--labels", "cow", "--clip", "x" * 300], "no CLIP weights at"),
         (["segment", "a.png", "--labels", "cow", "--text", "no.safetensors"], "there is no file"),
-        (["evaluate", "--count", "1", "--calibration", "nan"], "finite"),
+        (["evaluate", "--count", "1", "--calibration", "nan"], "from -100 to 100, got nan"),
         (["segment", "a.png", "--text", "a.npy", "--templates", "single"], "read already"),
         (["efficiency", "zegclip-voc-inductve"], "did you mean 'zegclip-voc-inductive"),
         ("efficiency zegclip-voc-inductive --classes 2 --labels a,b".split(), "not both"),
@@ -372,6 +372,8 @@ def test_unknown_words_are_answered_with_the_nearest_and_with_what_the_model_kno
         (["train", "zegclip-miniature-inductive", "loss=sotfmax"], "known: masks, softmax"),
         (["evaluate", "--curve", "--report", "out"], "--curve makes no report"),
         (["evaluate", "--force"], "--force is for --report"),
+        (["evaluate", "--report", "r", "--show-dir", "r/shown"], "--show-dir lies in r, which"),
+        (["evaluate", "--report", "r", "--journal", "./r"], "--journal lies in r, which"),
         (["evaluate", "--words", "sky: sky, clouds", "--text", "a.npy"], "--words goes without"),
         (["evaluate", "--words", "sky"], "--words is given as 'background: sky, wall'"),
         (["evaluate", "--report", "."], "is there already: name another folder, or --force"),
@@ -557,6 +559,9 @@ def test_evaluate_draws_the_curve_of_gamma(unseen):
     run = unseen("evaluate", "--count", "1", "--curve", "--json")
     assert "reported on: choose γ on others" in run.err
     assert set(json.loads(run.out)["curve"]["0.00"]) >= {"mIoU(S)", "hIoU"}
+    own = make_own(Path("own"), 2)
+    run = unseen("evaluate", "--data", own, "--curve")
+    assert "reported on: choose γ on others" in run.err
 
 
 def test_reproduce_prints_what_is_there(unseen):
@@ -794,12 +799,17 @@ def test_recipes_are_listed_and_shown(unseen):
 
 
 def test_a_recipes_promise_stands_beside_what_was_measured(unseen):
-    run = unseen("evaluate", "--recipe", "zegclip-miniature-inductive", "--count", "1", "--tta")
-    told = RECIPES["zegclip-miniature-inductive"].expected
+    row = "zegclip-miniature-inductive"
+    run = unseen("evaluate", "--recipe", row, "--count", "1", "--tta")
+    told = RECIPES[row].expected
     numbers = f"{told.pacc} | {told.miou} | –    | {told.seen} "
     assert f"| expected of zegclip-miniature-inductive | {numbers}" in run.out
     assert "scales and mirror images" in run.out
     assert "expected: the shipped model, seed 0" in run.out
+    run = unseen("evaluate", "--clip", "miniature", "--recipe", row, "--count", "1")
+    assert "of another kind, maskclip" in run.err and "expected" not in run.out
+    run = unseen("evaluate", "--recipe", row, "--split", "val", "--count", "1")
+    assert "the pictures are those of val" in run.err
 
 
 def test_on_another_data_set_every_class_counts_as_seen(unseen, tmp_path):
@@ -821,29 +831,39 @@ def test_a_recipe_of_another_model_is_remarked_upon(unseen):
     row = RECIPES["zegclip-voc-supervised"]
     doubt = "the model was trained by zegclip-miniature-inductive"
     record = RECIPES["zegclip-miniature-inductive"].record()
-    assert expectation(row, record) == (None, doubt)
+    assert expectation(row, record, kind_of(row)) == (None, doubt)
     run = unseen("evaluate", "--recipe", "zegclip-miniature-inductive", "--count", "1")
     assert "not to be expected here: 1 of its pictures are scored" in run.err
 
 
 def test_a_promise_is_of_the_row_a_model_was_trained_by():
     row = RECIPES["zegclip-voc-transductive"]
-    assert expectation(row, {}) == (row.expected, "")
-    assert expectation(row, row.record()) == (row.expected, "")
-    plain, doubt = expectation(row, {**row.record(), "setting": "self-training"})
+    kind = kind_of(row)
+    assert expectation(row, {}, kind) == (row.expected, "")
+    assert expectation(row, row.record(), kind) == (row.expected, "")
+    plain, doubt = expectation(row, {**row.record(), "setting": "self-training"}, kind)
     assert plain.unseen == 82.2 and not doubt
     changed = {**row.record(), "steps": 3, "batch_size": 2}
-    assert expectation(row, changed) == (None, "the model was trained with other steps, batch_size")
+    assert expectation(row, changed, kind) == (
+        None,
+        "the model was trained with other steps, batch_size",
+    )
     half = {**row.record(), "stopped_at": 5000}
-    assert expectation(row, half) == (None, "the model is half-trained, stopped after step 5000")
+    assert expectation(row, half, kind) == (
+        None,
+        "the model is half-trained, stopped after step 5000",
+    )
     other = {**row.record(), "setting": "supervised"}
-    assert expectation(row, other) == (None, "the model was trained with other setting")
+    assert expectation(row, other, kind) == (None, "the model was trained with other setting")
+    converted = ("cascade", "coco171", "inductive")
+    told = "the model is of another kind, cascade coco171 inductive"
+    assert expectation(row, {}, converted) == (None, told)
     unpromised = RECIPES["zegclip-miniature-transductive"]
-    assert expectation(unpromised, {**unpromised.record(), "steps": 3}) == (None, "")
+    assert expectation(unpromised, {**unpromised.record(), "steps": 3}, kind) == (None, "")
     crossing = EVALUATIONS["zegclip-coco-to-voc"]
     trained = RECIPES["zegclip-coco-inductive"].record()
-    assert expectation(crossing, trained) == (crossing.expected, "")
-    assert "steps" in expectation(crossing, {**trained, "steps": 3})[1]
+    assert expectation(crossing, trained, kind) == (crossing.expected, "")
+    assert "steps" in expectation(crossing, {**trained, "steps": 3}, kind)[1]
 
 
 def test_convert_makes_a_model_of_an_authors_file(unseen, micro_clip: CLIP, tmp_path):
@@ -1001,6 +1021,12 @@ def test_bench_prints_a_table_and_its_conditions(unseen):
     assert json.loads(again.out)[0]["case"]["task"] == "loading"
     refused = unseen(*"bench zegclip-miniature-supervised --data --out a.json".split())
     assert_one_sentence(refused, "--data goes without")
+    kept = unseen(
+        *"bench zegclip-miniature-supervised --tasks picture,pictur --classes 3 --sizes 48x80 "
+        "--repeats 1 --warmup 0 --device cpu --out kept.json".split()
+    )
+    assert kept.code == 2 and "did you mean 'picture'" in kept.err and "| picture |" in kept.out
+    assert len(json.loads(Path("kept.json").read_text())) == 1
     assert [one["case"]["task"] for one in found] == ["picture", "picture", "loading"]
     assert all(len(one["seconds"]) == 2 and one["memory"] > 0 for one in found)
 

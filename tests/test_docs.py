@@ -141,6 +141,32 @@ def test_a_method_of_ones_own_is_sixty_lines_at_most():
     assert len(blocks(page, "python")[0].splitlines()) <= 60
 
 
+def test_the_command_line_knows_a_method_of_ones_own(tmp_path):
+    code = blocks((ROOT / "docs" / "own-method.md").read_text(encoding="utf-8"), "python")
+    (tmp_path / "neighbour.py").write_text(code[0].partition("recipe = ")[0], encoding="utf-8")
+    (mine,) = (block for block in code if "# mine.py" in block)
+    (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
+    made = """
+from neighbour import neighbour
+from unseen import Segmenter, load_clip
+from unseen.checkpoints import ModelConfig, shipped_clip
+from unseen.vocabulary import MINIATURE
+
+clip = load_clip(shipped_clip())
+config = ModelConfig("neighbour", {}, MINIATURE, "inductive", 0.1, 128, 64, 32)
+Segmenter(neighbour(clip.image), clip.text, config).save_pretrained("runs/neighbour")
+"""
+    for command in (
+        ["-c", made],
+        shlex.split(f"mine.py evaluate --compare runs/neighbour {DEFAULT_MODEL} --count 2"),
+        shlex.split("mine.py bench runs/neighbour --tasks picture --repeats 1 --sizes 64x64"),
+    ):
+        run = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+        assert run.returncode == 0, run.stderr
+
+
 def test_every_score_is_explained():
     text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     explained = text.partition("| --- |")[2]

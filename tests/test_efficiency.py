@@ -162,6 +162,8 @@ def test_methods_that_nobody_published_have_one_column(micro_clip):
     assert over.published() is None
     apart = Design("c", "cascade", {"groups": [[2], [9], [12]]}, VIT_B_16, over.text, 4, 512)
     assert apart.published() is None
+    product = Design("z", "zegclip", {"descriptor": "product"}, VIT_B_16, over.text, 4, 512)
+    assert product.published() is None
 
 
 def test_latency_states_its_conditions_and_waits_for_every_call():

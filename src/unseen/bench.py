@@ -31,7 +31,7 @@ from unseen.data.batches import load as load_batches
 from unseen.data.transforms import fit_short_side
 from unseen.efficiency import clock, describe, hardware
 from unseen.embeddings import TextEmbeddings
-from unseen.errors import InputError, did_you_mean, require
+from unseen.errors import InputError, did_you_mean, ran_out_of_memory, require
 from unseen.learning import compute_loss, make_optimizer
 from unseen.metrics import markdown
 from unseen.readout import Windows
@@ -130,7 +130,7 @@ class Measurement:
         return float(np.percentile(self.seconds, 95))
 
     def conditions(self) -> str:
-        """Say in a line what holds for all cases of a run."""
+        """Say in a line what holds for all cases of a run on one device."""
         threads = f", {self.threads} threads" if self.device == "cpu" else ""
         memory = "allocated by torch" if self.device.startswith("cuda") else "resident"
         return (
@@ -346,9 +346,18 @@ def prepare(case: Case) -> Work:
 
 
 def measure(case: Case, prepare: Callable[[Case], Work] = prepare) -> Measurement:
-    """Time a case in this process; its peak memory is that of all that the process did."""
-    work = prepare(case)
-    seconds = [clock(work.run, work.device) for _ in range(case.warmup + case.repeats)]
+    """Time a case in this process; its peak memory is that of all that the process did.
+
+    Raises:
+        InputError: the case cannot be, or does not fit into memory.
+    """
+    try:
+        work = prepare(case)
+        seconds = [clock(work.run, work.device) for _ in range(case.warmup + case.repeats)]
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise InputError(f"memory ran out with {case.task} of {case.model}: ask for less") from None
     return Measurement(
         case,
         tuple(seconds[case.warmup :]),

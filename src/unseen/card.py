@@ -20,7 +20,7 @@ from unseen.errors import InputError
 from unseen.hub import is_repository
 from unseen.metrics import markdown, show
 from unseen.published import PUBLISHED, TITLES
-from unseen.recipes import OPENAI_CLIP, RECIPES, VOCABULARY_OF, Recipe, cells, expectation
+from unseen.recipes import OPENAI_CLIP, RECIPES, VOCABULARY_OF, Recipe, cells, expectation, kind_of
 from unseen.shipped import SHIPPED_CLIP
 
 MARK = "<!-- written by unseen, and written anew when the model is pushed again: take this line out"
@@ -179,7 +179,7 @@ def without_places(config: ModelConfig) -> ModelConfig:
     """Return a configuration without the folders of the machine the model was trained on."""
     recipe = dict(config.recipe)
     if recipe:
-        recipe["clip"] = _place(recipe["clip"])
+        recipe["clip"] = _place(config.clip)
         recipe["data"] = {"name": PurePath(recipe["data"]["name"]).name, "root": None}
     start = PurePath(config.start)
     named = "/".join([part for part in start.parts if part != start.anchor][-2:])
@@ -199,11 +199,11 @@ def _row(config: ModelConfig) -> Recipe | None:
     """Return the recipe that a model was trained by, or its authors' file is of."""
     if config.recipe:
         return RECIPES.get(config.recipe.get("name", ""))
-    what = config.method, config.vocabulary.name, config.setting
-    for row in RECIPES.values():
-        if (row.method, VOCABULARY_OF[row.data.name], row.setting) == what:
-            return row
-    return None
+    return next((row for row in RECIPES.values() if kind_of(row) == _kind(config)), None)
+
+
+def _kind(config: ModelConfig) -> tuple[str, str, str]:
+    return config.method, config.vocabulary.name, config.setting
 
 
 def _source(config: ModelConfig) -> str:
@@ -221,7 +221,11 @@ def _dataset(name: str) -> str:
 def _origin(config: ModelConfig, row: Recipe | None) -> str:
     if config.recipe:
         how = f"`unseen train {config.recipe['name']}`, seed {config.recipe['seed']}"
-        _, doubt = expectation(row, config.recipe) if row else (None, "of a recipe of its own")
+        _, doubt = (
+            expectation(row, config.recipe, _kind(config))
+            if row
+            else (None, "of a recipe of its own")
+        )
         return f"{how}; {doubt}" if doubt else how
     if row and row.name in PUBLISHED:
         return f"`unseen convert`, from a checkpoint of {_REPOSITORIES[config.method]}"
@@ -242,7 +246,7 @@ def _scores(
         parts += [f"Measured of this model on {scored_on}, in percent:", table]
     else:
         parts.append("This model was not scored where it was pushed from.")
-    promised = expectation(row, config.recipe)[0] if row else None
+    promised = expectation(row, config.recipe, _kind(config))[0] if row else None
     if promised:
         table = markdown(["pAcc", "mIoU(S)", "mIoU(U)", "hIoU"], [cells(promised)])
         note = f" ({promised.note})" if promised.note else ""

@@ -103,6 +103,8 @@ class Design:
         groups = [tuple(group) for group in options.get("groups", GROUPS)]
         if self.method not in ("zegclip", "cascade", "cliprc"):
             return None
+        if options.get("descriptor", "product+text") != "product+text":
+            return None
         if self.method == "cascade":
             blocks = [block for group in groups for block in group]
             first = self.vision.layers + 1 - len(blocks)

@@ -14,6 +14,16 @@ class MissingExtra(ImportError):
     """A command needs an optional dependency. Its sentence names the extra to install."""
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out, of the machine or of a GPU."""
+    # torch has a class of its own for a GPU alone
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
 def did_you_mean(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Return ``; did you mean 'x'?`` for the nearest of the known names, or nothing."""
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)

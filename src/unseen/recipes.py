@@ -648,14 +648,25 @@ def differing(recipe: Recipe, record: Mapping[str, Any]) -> list[str]:
     return [key for key in keys if ours.get(key) != theirs.get(key)]
 
 
-def expectation(row: Recipe | Evaluation, record: Mapping[str, Any]) -> tuple[Expected | None, str]:
+def kind_of(row: Recipe) -> tuple[str, str, str]:
+    """Return the method, the vocabulary and the setting of a row's model."""
+    return row.method, VOCABULARY_OF[row.data.name], row.setting
+
+
+def expectation(
+    row: Recipe | Evaluation, record: Mapping[str, Any], kind: tuple[str, str, str]
+) -> tuple[Expected | None, str]:
     """Return what a row promises; or None, and what of the model is otherwise than the row says.
 
     Args:
         row: what the model is scored as.
         record: how it was trained; empty for a converted model, which does not say.
+        kind: the model's method, vocabulary and setting.
     """
     plan = find_recipe(row.model) if isinstance(row, Evaluation) else row
+    if not record and kind != kind_of(plan):
+        told = " ".join(part for part in kind if part)
+        return None, f"the model is of another kind, {told}"
     changed = differing(plan, record) if record else []
     if plan is row and changed == ["setting"]:  # plain self-training has scores of its own
         own = override(plan, {"setting": record["setting"]}).expected

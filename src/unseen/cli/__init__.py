@@ -31,7 +31,7 @@ from unseen.cli.runs import runs
 from unseen.cli.segment import segment
 from unseen.cli.serve import serve
 from unseen.cli.train import train
-from unseen.errors import InputError, MissingExtra
+from unseen.errors import InputError, MissingExtra, ran_out_of_memory
 from unseen.interruption import Interrupted
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -108,6 +108,11 @@ def main() -> None:
         app(prog_name="unseen", color=None if wants_colour() else False)
     except (InputError, MissingExtra) as error:
         complain(f"error: {error}")
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        complain("error: memory ran out: take smaller or fewer pictures at a time, or cut windows")
         sys.exit(2)
     except Interrupted as stop:
         complain(str(stop))

@@ -4,7 +4,7 @@ import json as json_module
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from unseen.cli.completion import precisions as known_precisions
 from unseen.cli.completion import tasks as known_tasks
 from unseen.cli.options import Compile, Device, Json, say
 from unseen.errors import InputError
+
+if TYPE_CHECKING:
+    from unseen.bench import Measurement
 
 
 def bench(
@@ -129,17 +132,27 @@ def bench(
         ]
     if plot is not None:
         check_plot(cases, plot)
-    measured = []
-    for case in cases:
-        measured.append(measure_apart(case))
-        one = measured[-1]
-        say(f"{case.model} {case.task} {one.shown}, {one.classes} classes: {one.p50:.3g} s")
-    facts = json_module.dumps([one.to_dict() for one in measured], indent=1)
-    print(facts if json else f"{tabulate(measured)}\n\n{measured[0].conditions()}")
+    measured: list[Measurement] = []
+    try:
+        for case in cases:
+            one = measure_apart(case)
+            measured.append(one)
+            say(f"{case.model} {case.task} {one.shown}, {one.classes} classes: {one.p50:.3g} s")
+    finally:  # what is measured is kept, whatever stopped the rest
+        facts = json_module.dumps([one.to_dict() for one in measured], indent=1)
+        print(facts if json else f"{tabulate(measured)}\n\n{_conditions(measured)}")
+        if out is not None:
+            write_text(out, facts + "\n")
     if plot is not None:
         draw(measured, plot)
-    if out is not None:
-        write_text(out, facts + "\n")
+
+
+def _conditions(measured: "list[Measurement]") -> str:
+    """Say all conditions, with their tasks where they are several: pictures load on the CPU."""
+    lines = {one.case.task: one.conditions() for one in measured}
+    if len(set(lines.values())) > 1:
+        return "\n".join(f"{task}: {line}" for task, line in lines.items())
+    return "".join(dict.fromkeys(lines.values()))
 
 
 def _tell_of_loading(

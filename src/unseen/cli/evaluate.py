@@ -224,6 +224,9 @@ def evaluate(
     groups = read_groups("--words", words)
     if report:
         check_folder(report, force=force)
+        for within, option in ((show_dir, "--show-dir"), (journal, "--journal")):
+            if within and within.resolve().is_relative_to(report.resolve()):
+                raise InputError(f"{option} lies in {report}, which --report fills: name another")
     row = find_row(recipe) if recipe else None
     segmenters: dict[str, Segmenter] = {}
     resized = False
@@ -253,21 +256,29 @@ def evaluate(
     spelt, _ = put_into_words(dataset.vocabulary, groups)
     offered = embedded.vocabulary if embedded else spelt
     names = offered.names if embedded else dataset.vocabulary.names
+    known = find_dataset(source.name)
+    scored_part = known.scored if known else "test"
     promised = None
     if row:
-        promised, doubt = expectation(row, segmenter.config.recipe)
-        if promised and count is not None:
-            doubt = f"{len(dataset)} of its pictures are scored"
-        if promised and resized:
-            doubt = "pictures are shown to the model at another size"
+        config = segmenter.config
+        kind = config.method, config.vocabulary.name, config.setting
+        promised, doubt = expectation(row, config.recipe, kind)
+        for other, sentence in (
+            (count is not None, f"{len(dataset)} of its pictures are scored"),
+            (split not in (None, scored_part), f"the pictures are those of {split}"),
+            (resized, "pictures are shown to the model at another size"),
+            (tta, "they are shown at several scales and as mirror images"),
+            (calibration is not None, "γ is another one"),
+        ):
+            if promised and other:
+                doubt = sentence
         if doubt:
             say(f"note: the scores of {recipe} are not to be expected here: {doubt}")
-    known = find_dataset(source.name)
     part = split or (known.scored if known else None)
     processes = Processes.started()
     facts = {"data": [source.name, part, asdict(dataset.vocabulary), groups]}
     if curve:
-        if known and split in (None, known.scored):
+        if split in (None, scored_part):
             say("note: these are the pictures that scores are reported on: choose γ on others")
         curves = calibration_curve(
             segmenter,
