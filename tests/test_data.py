@@ -363,6 +363,10 @@ splits:
     for line in ("b", "b.jpg", "photos/b.jpg"):
         write_lines(tmp_path / "yard" / "val.txt", line)
         assert open_dataset(path).names == ["b"]
+    write_picture(tmp_path / "yard" / "photos" / "b 2.jpg")
+    write(tmp_path / "yard" / "masks" / "b 2.png", [[0, 1, 2, 255]])
+    write_lines(tmp_path / "yard" / "val.txt", " b 2 ")
+    assert open_dataset(path).names == ["b 2"]
     vocabulary = open_dataset(path, "val").vocabulary
     assert vocabulary.templates == MULTI_TEMPLATES and vocabulary.stuff == ("grass",)
     write_lines(tmp_path / "yard" / "val.txt", "b", "x", "y")
@@ -396,6 +400,7 @@ splits:
         (("root", "colours: {'#ff0000': cow}\nignore: 0\nroot"), "map a colour to ignore"),
         (("root", "templates: many\nroot"), "templates must be single or multi"),
         (("root", "templates: [a photo]\nroot"), "one {} each"),
+        (("root", "templates: ['a {} {x}']\nroot"), "one {} each"),
         (("root", "splits: [train]\nroot"), "splits must hold splits"),
         (("root", "splits: {val: {image: x}}\nroot"), "no key 'image'; did you mean 'images'"),
         (("root", "splits: {train: {}}\nroot"), "no split test or val to be scored"),
@@ -425,5 +430,9 @@ def test_stars_pair_pictures_with_their_label_maps(tmp_path):
     assert sorted(find_files(tmp_path, "in/*.jpg")) == ["z"]
     assert find_files(tmp_path, "in/z.jpg") == {"": tmp_path / "in" / "z.jpg"}
     assert find_files(tmp_path, f"{tmp_path}/in/*.jpg") == {"z": tmp_path / "in" / "z.jpg"}
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "in" / "a")
+    (tmp_path / "in" / "a" / "back").symlink_to(tmp_path / "in")
+    assert sorted(find_files(tmp_path, "in/*/*.jpg")) == ["a/x", "linked/x"]
+    assert len(find_files(tmp_path, "in/**/*.jpg")) == 3
     with pytest.raises(InputError, match="one picture twice"):
         find_files(tmp_path, "in/a/*.{jpg,txt}")

@@ -87,7 +87,8 @@ def test_a_picture_that_cannot_be_used_is_refused_by_the_name_its_owner_gave_it(
             read_upload(str(tmp_path / "x1f"), "holiday.png", tmp_path)
 
     whole = (ROOT / "examples" / "wall.png").read_bytes()
-    refuse(b"hello", "is no picture")
+    refuse(b"hello", "is no picture that this page takes: JPEG")
+    refuse(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is no picture")
     refuse(whole[:5000], "is a broken picture")
     for side in (
         11_000,

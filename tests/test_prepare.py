@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,10 @@ def test_pictures_are_linked_or_copied(download, tmp_path):
     assert (tmp_path / "linked" / folder).is_symlink()
     copied = tmp_path / "copied" / folder
     assert not copied.is_symlink()
+    linked = tmp_path / "linked" / folder
+    prepare(name, source, tmp_path / "linked", copy_pictures=True)  # links become copies
+    assert not linked.is_symlink() and all_files(linked)
+    prepare(name, source, tmp_path / "linked")
     next(copied.iterdir()).unlink()
     assert len(open_dataset(name, "train", root=tmp_path / "linked"))
     prepare(name, source, tmp_path / "copied", copy_pictures=True)
@@ -210,6 +215,15 @@ def test_broken_downloads_are_named(tmp_path):
     write(coco / "stuffthingmaps_trainval2017" / "val2017" / "c.png", [[0, 11, 1, 1]])
     with pytest.raises(InputError, match="c.png holds the id 11, the removed class 'street sign'"):
         prepare("coco", coco, tmp_path / "data")
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_folder_that_was_not_unpacked_is_named(tmp_path, copy):
+    voc = download_voc(tmp_path / "voc")
+    (label_maps,) = voc.rglob("SegmentationClass")
+    shutil.rmtree(label_maps)
+    with pytest.raises(InputError, match="SegmentationClass is missing: unpack"):
+        prepare("voc", voc, tmp_path / "data", copy_pictures=copy)
 
 
 def test_a_part_of_a_data_set_will_do_and_is_said(tmp_path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import io
 import json
 import struct
@@ -9,7 +10,7 @@ import sys
 import threading
 import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2 as httpx
@@ -289,6 +290,22 @@ def test_the_work_for_a_client_who_left_is_given_up(held):
     assert not written
 
 
+def test_the_picture_of_a_client_who_left_is_not_kept_until_its_turn(held, monkeypatch):
+    queued, submit = [], ThreadPoolExecutor.submit
+
+    def queue(pool, work, *arguments):
+        if work.__name__ != "work":  # asyncio's own
+            return submit(pool, work, *arguments)
+        queued.append(inspect.getclosurevars(inspect.unwrap(work)).nonlocals["upload"])
+        assert queued == [[PICTURE]]
+        return Future()
+
+    monkeypatch.setattr(server.ThreadPoolExecutor, "submit", queue)
+    app = make_app({"held": held}, workers=1)
+    call(app, {"type": "http.request", "body": form()}, {"type": "http.disconnect"})
+    assert queued == [[]]
+
+
 def test_a_fault_of_the_server_is_a_sentence_and_the_next_request_is_answered(
     segmenter, monkeypatch
 ):
@@ -394,6 +411,9 @@ def test_the_command_serves_what_it_is_told_to(capsys, monkeypatch):
             "zegclip-miniature-inductive"
         ]
         assert_refused(post(client), 422, "2 labels, got 3")
+    for option in ("--timeout", "--max-megapixels", "--max-megabytes"):
+        wrong = Run(capsys, monkeypatch, "serve", option, "inf")
+        assert wrong.code == 2 and f"'{option}': Input should be less than" in wrong.err
     wrong = Run(capsys, monkeypatch, "serve", "--model", "a/m", "--model", "b/m")
     assert wrong.code == 2 and "called by their folders' names, got m, m" in wrong.err
 

@@ -227,6 +227,19 @@ def test_a_torch_that_does_not_load_is_reported(run, requires, monkeypatch):
     told = run("doctor", "--json")
     assert told.code == 1
     assert json.loads(told.out)["findings"][0]["what"] == "torch cannot be used: boom"
+    monkeypatch.setattr(
+        environment, "_load", lambda name: (None, "") if name == "torch" else load(name)
+    )
+    told = run("doctor", "--json")
+    assert "torch cannot be used: it is not installed" in told.out and told.code == 1
+
+
+def test_a_package_whose_module_is_gone_is_reported(run, requires, monkeypatch):
+    requires("pillow>=1")
+    monkeypatch.setitem(environment._MODULES, "pillow", "nosuchmodule")
+    told = run("doctor")
+    assert told.code == 1
+    assert "pillow cannot be used: its module nosuchmodule is missing" in told.out
 
 
 def test_a_gpu_that_cannot_be_used_is_reported(run, requires, monkeypatch):

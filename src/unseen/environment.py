@@ -127,7 +127,7 @@ def examine() -> Environment:
         warnings.simplefilter("ignore")  # of packages, about each other
         for name in track(["torch", *(one for one in every if one != "torch")], "looking"):
             loaded[name] = _load(name)
-    if not loaded["torch"][1]:
+    if loaded["torch"][0] and not loaded["torch"][1]:
         facts |= _torch(facts, found)
     facts["dependencies"] = {name: loaded[name][0] for name in needed}
     for name, least in needed.items():
@@ -186,7 +186,7 @@ def _load(name: str) -> tuple[str | None, str]:
         loaded = importlib.import_module(module)
     except Exception as error:  # a broken package may raise anything
         if isinstance(error, ModuleNotFoundError) and error.name == module:
-            return version, ""
+            return version, f"its module {module} is missing" if version else ""
         return version or "?", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return version or str(getattr(loaded, "__version__", "?")), ""
 

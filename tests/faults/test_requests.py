@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 from test_batching import wait_until
 from test_server import draw, encode, png_header
 
-from unseen.server.gate import FORMATS
+from unseen.data.images import UPLOAD_FORMATS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -42,7 +42,7 @@ def part(name: str, content: bytes, more: str = "") -> bytes:
 
 
 def cut_pictures(draw: random.Random) -> Iterator[Request]:
-    for format in FORMATS:
+    for format in UPLOAD_FORMATS:
         whole = encode(PICTURE, format)
         for _ in range(45):
             yield upload(whole[: draw.randrange(len(whole) - 40)], kind=f"image/{format.lower()}")
@@ -257,7 +257,7 @@ def test_damaged_pictures_never_make_a_fault(address):
     draw = random.Random(1)
     codes: Counter[int] = Counter()
     with httpx.Client(base_url=address, timeout=120) as client:
-        for format in FORMATS:
+        for format in UPLOAD_FORMATS:
             whole = encode(np.ascontiguousarray(PICTURE), format)
             for _ in range(60):
                 damaged = bytearray(whole)

@@ -38,10 +38,13 @@ def serve(
         ),
     ] = None,
     max_megabytes: Annotated[
-        float, typer.Option("--max-megabytes", min=0.001, help="Of a request.")
+        float, typer.Option("--max-megabytes", min=0.001, max=2000, help="Of a request.")
     ] = 20,
     max_megapixels: Annotated[
-        float, typer.Option("--max-megapixels", min=0.001, help="Of a picture.")
+        float,
+        typer.Option(
+            "--max-megapixels", min=0.001, max=178, help="Of a picture; Pillow opens no more."
+        ),
     ] = 16,
     max_labels: Annotated[
         int, typer.Option("--max-labels", min=1, max=254, help="Of a request.")
@@ -54,7 +57,12 @@ def serve(
     ] = 32,
     timeout: Annotated[
         float,
-        typer.Option("--timeout", min=0.1, help="Seconds to read a request, and to answer it."),
+        typer.Option(
+            "--timeout",
+            min=0.1,
+            max=86400,
+            help="Seconds to read a request, and to answer it.",
+        ),
     ] = 60,
     device: Device = "auto",
     precision: Precision = "fp32",

@@ -18,6 +18,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 _JPEG = (b"\xff\xd8\xff", b"\xff\xd9")  # how a JPEG begins and ends
 
 
+UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""Pillow's names of what pictures of strangers may be. It reads many more; the fewer decoders meet
+such files, the better, and one of them starts another program."""
+
+
 @contextmanager
 def blaming(name: str | Path) -> Iterator[None]:
     """Make one sentence of whatever is wrong with a picture that is opened and decoded within."""

@@ -11,7 +11,7 @@ import yaml
 
 from unseen.data.colours import Colour, ColourTable
 from unseen.data.datasets import MaskFolder, pair_up
-from unseen.data.published import read_list
+from unseen.data.published import read_lines
 from unseen.errors import InputError, did_you_mean
 from unseen.vocabulary import IGNORE, TEMPLATES, Vocabulary, find_vocabulary
 
@@ -108,7 +108,7 @@ def _open(
             raise InputError(f"no file of {folder} fits {key}: {part[key]}")
     if "list" in part:
         listing = folder / _text(part, "list")
-        kept = _select(pictures, read_list(listing), folder, listing)
+        kept = _select(pictures, read_lines(listing), folder, listing)
         pictures = {key: pictures[key] for key in kept}
         label_maps = {key: label_maps[key] for key in kept if key in label_maps}
     return MaskFolder(
@@ -147,7 +147,7 @@ def _templates(given: object) -> tuple[str, ...]:
     if isinstance(given, str) and given in TEMPLATES:
         return TEMPLATES[given]
     if isinstance(given, list) and given and all(isinstance(t, str) for t in given):
-        if all(t.count("{}") == 1 for t in given):
+        if all(t.count("{}") == 1 == t.count("{") == t.count("}") for t in given):
             return tuple(given)
     raise InputError(
         f"templates must be {' or '.join(TEMPLATES)}, or a list of sentences with one {{}} each, "
@@ -295,9 +295,17 @@ def find_files(folder: Path, pattern: str) -> dict[str, Path]:
     rest = "/".join(parts[fixed:])
     expression = re.compile(_expression(rest))
     found: dict[str, Path] = {}
-    for above, folders, files in os.walk(start):
+    within = {str(start): {os.path.realpath(start)}}  # the real folders that a path goes through
+    for above, folders, files in os.walk(start, followlinks=True):
         if "/" not in rest:
             folders.clear()
+        way = within.pop(above)
+        for name in list(folders):
+            below = os.path.join(above, name)
+            if (real := os.path.realpath(below)) in way:  # a link back to where it lies
+                folders.remove(name)
+            else:
+                within[below] = way | {real}
         for file in files:
             path = Path(above, file)
             match = expression.fullmatch(path.relative_to(start).as_posix())

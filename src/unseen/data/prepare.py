@@ -357,8 +357,13 @@ def _bring_file(path: Path, place: Path) -> None:
 
 def _bring(folder: Path, place: Path, copy: bool) -> None:
     """Link a folder to a place, or copy what is not there yet."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is missing: unpack what it is of again")
     if place.exists() and place.samefile(folder):
-        return
+        itself = place.parent.samefile(folder.parent)
+        if itself or not (copy and place.is_symlink()):
+            return
+        place.unlink()  # the link of a run without --copy
     if place.is_symlink():
         raise InputError(f"{place} links to {os.readlink(place)}, expected {folder}: remove it")
     if not copy and not place.exists():

@@ -260,6 +260,15 @@ def read_list(listing: Path) -> list[str]:
     """Return the names in a list of a split, one a line; of a line with more, the first.
 
     Raises:
+        InputError: as ``read_lines``.
+    """
+    return [line.split()[0] for line in read_lines(listing)]
+
+
+def read_lines(listing: Path) -> list[str]:
+    """Return the lines of a list, without space around them and without empty ones.
+
+    Raises:
         InputError: there is no such list, or it is empty.
     """
     if not listing.is_file():
@@ -271,10 +280,10 @@ def read_list(listing: Path) -> list[str]:
         lines = listing.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise InputError(f"{listing} is not a text file: expected a name a line") from None
-    names = [line.split()[0] for line in lines if line.strip()]
-    if not names:
+    filled = [line.strip() for line in lines if line.strip()]
+    if not filled:
         raise InputError(f"{listing} names no pictures: expected a name a line")
-    return names
+    return filled
 
 
 def bare(name: str) -> str:

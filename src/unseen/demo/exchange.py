@@ -7,16 +7,15 @@ import re
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from unseen.data.images import decode_image
+from unseen.data.images import UPLOAD_FORMATS, decode_image
 from unseen.drawing import overlay, palette
 from unseen.errors import InputError
 from unseen.segmentation import Segmentation, save_image
@@ -53,15 +52,22 @@ def read_upload(path: str, name: str, folder: Path) -> UInt8[np.ndarray, "H W 3"
         raise InputError(f"{name} is no longer here: drop it once more")
     content = file.read_bytes()
     width, height = 0, 0
-    with suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as header:
-            width, height = header.size
+    header = io.BytesIO(content)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            with Image.open(header, formats=UPLOAD_FORMATS) as opened:
+                width, height = opened.size
+    except UnidentifiedImageError:
+        kinds = ", ".join(UPLOAD_FORMATS)
+        raise InputError(f"{name} is no picture that this page takes: {kinds}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        pass  # decoding it says what is wrong
     if width * height > MOST_PIXELS:
         raise InputError(
             f"{name} has {width} × {height} pixels, more than the {MOST_PIXELS // 10**6} million "
             "that this page takes: make it smaller"
         )
-    image = decode_image(content, name)
+    image = decode_image(content, name, formats=UPLOAD_FORMATS)
     factor = LONGEST_SIDE / max(image.shape)
     if factor >= 1:
         return image

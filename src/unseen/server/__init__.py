@@ -29,12 +29,12 @@ from starlette.exceptions import HTTPException as PlainHTTPException
 from torch import Tensor
 
 from unseen.batching import SharedBackend
+from unseen.data.images import UPLOAD_FORMATS
 from unseen.embeddings import TextEmbeddings
 from unseen.errors import InputError
 from unseen.segmentation import Segmentation
 from unseen.segmenter import Segmenter
 from unseen.server.gate import (
-    FORMATS,
     LIMITS,
     Gate,
     Limits,
@@ -178,7 +178,7 @@ def make_app(
         picture: Annotated[
             UploadFile,
             File(
-                description=f"The picture: {', '.join(FORMATS)}, of {limits.pixels / 1e6:g} "
+                description=f"The picture: {', '.join(UPLOAD_FORMATS)}, of {limits.pixels / 1e6:g} "
                 f"megapixels at most (the whole request: {limits.bytes / 1e6:g} MB)."
             ),
         ],
@@ -229,8 +229,8 @@ def make_app(
                 f"there is no model {model[:40]!r} here: expected {', '.join(segmenters)}"
             )
         names = read_words(labels, limits)
-        content = await picture.read()
-        await run_in_threadpool(check_picture, content, limits)
+        upload = [await picture.read()]
+        await run_in_threadpool(check_picture, upload[0], limits)
         stopped = threading.Event()
 
         def check() -> None:
@@ -239,7 +239,7 @@ def make_app(
 
         def work() -> Response:
             embeddings = words[model].embed(names, check)
-            image = decode(content)
+            image = decode(b"".join(upload))
             check()
             found = segmenters[model](
                 image, embeddings, calibration=calibration, threshold=threshold, other=other
@@ -247,7 +247,10 @@ def make_app(
             check()
             return WRITERS[format](found)
 
-        return await wait(request, app.state.pool.submit(work), stopped, limits.seconds)
+        try:
+            return await wait(request, app.state.pool.submit(work), stopped, limits.seconds)
+        finally:
+            upload.clear()  # the pool keeps what nobody waits for until its turn comes
 
     return app
 

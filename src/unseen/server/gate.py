@@ -12,13 +12,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from unseen.data.images import decode_image
+from unseen.data.images import UPLOAD_FORMATS, decode_image
 from unseen.errors import InputError
 from unseen.vocabulary import Vocabulary, list_words
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""What pictures may be. Pillow reads many more; the fewer decoders meet strangers' files, the
-better, and one of them starts another program."""
 
 LONGEST = 2**15
 """Pixels of a picture's longer side, each of which takes the read-out many times the memory of one
@@ -185,7 +181,7 @@ def check_picture(content: bytes, limits: Limits) -> None:
         InputError: it is no picture.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as header:
+        with Image.open(io.BytesIO(content), formats=UPLOAD_FORMATS) as header:
             width, height = header.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         width = height = 2**16  # it has more than Pillow opens
@@ -206,7 +202,7 @@ def decode(content: bytes) -> UInt8[np.ndarray, "H W 3"]:
         InputError: it is broken.
     """
     try:
-        return decode_image(content, "the picture", formats=FORMATS)
+        return decode_image(content, "the picture", formats=UPLOAD_FORMATS)
     except (InputError, MemoryError):
         raise
     except Exception:  # whatever decoders raise on what is broken
@@ -214,4 +210,4 @@ def decode(content: bytes) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _no_picture() -> InputError:
-    return InputError(f"this is no whole picture: expected a file of {', '.join(FORMATS)}")
+    return InputError(f"this is no whole picture: expected a file of {', '.join(UPLOAD_FORMATS)}")
