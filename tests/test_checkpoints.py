@@ -8,8 +8,9 @@ import torch
 from conftest import MICRO_PRETRAINING
 from safetensors.torch import load_file, save_file
 
-from unseen.checkpoints import ModelConfig, load_pretrained, save_pretrained
-from unseen.clip import CLIP
+from unseen import checkpoints
+from unseen.checkpoints import ModelConfig, clip_place, load_pretrained, save_pretrained
+from unseen.clip import CLIP, fingerprint
 from unseen.clip.weights import save_clip
 from unseen.errors import InputError
 from unseen.methods import zegclip
@@ -18,7 +19,7 @@ from unseen.miniature.world import MICRO
 from unseen.recipes import RECIPES, differing
 from unseen.segmenter import Segmenter
 from unseen.shipped import shipped_models
-from unseen.writing import write_whole
+from unseen.writing import refuse_existing, write_whole
 
 OPTIONS = {"prompts": 2, "heads": 4}
 CONFIG = ModelConfig(
@@ -140,6 +141,47 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path):
     with pytest.raises(InputError, match="No space left"):
         write_whole(tmp_path / "whole.txt", fail)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_interrupted_replacement_leaves_no_model_of_two(micro_clip, saved, monkeypatch):
+    other = replace(CONFIG, calibration=0.5, options={"prompts": object()})
+    model = zegclip(micro_clip.image, **OPTIONS)
+    with pytest.raises(TypeError):  # what JSON does not take
+        save_pretrained(saved, model, micro_clip.text, other)
+    assert load_pretrained(saved)[2].calibration == CONFIG.calibration
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "write_text", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_pretrained(saved, model, micro_clip.text, CONFIG)
+    with pytest.raises(InputError, match="config.json"):
+        load_pretrained(saved)
+
+
+def test_what_others_left_is_not_replaced(tmp_path):
+    (tmp_path / "model.safetensors").write_text("mine")
+    with pytest.raises(InputError, match="model.safetensors is of a model: .* --overwrite"):
+        refuse_existing(tmp_path, overwrite=False)
+    refuse_existing(tmp_path, overwrite=True)
+    with pytest.raises(InputError, match="is a file: name a folder"):
+        refuse_existing(tmp_path / "model.safetensors", overwrite=True)
+
+
+def test_a_clip_on_disk_is_called_by_its_whole_path(tmp_path, monkeypatch):
+    (tmp_path / "clips" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert clip_place("clips/b") == str(tmp_path / "clips" / "b")
+    assert clip_place("clips/c") == "clips/c" and clip_place("miniature") == "miniature"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_saved_in_half_precision_knows_its_text_encoder(micro_clip, tmp_path, dtype):
+    model = zegclip(micro_clip.image, **OPTIONS)
+    save_pretrained(tmp_path, model, micro_clip.text, CONFIG, dtype=dtype)
+    _, stored, _ = load_pretrained(tmp_path)
+    assert fingerprint(stored.load()) == stored.fingerprint
 
 
 def test_a_saved_segmenter_gives_the_same_mask(saved):

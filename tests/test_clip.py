@@ -1,8 +1,10 @@
 """Our CLIP against transformers' with random weights, through each of the three file formats."""
 
+import copy
 import json
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unseen.clip import CLIP, ImageEncoder, TextEncoder, load_clip
+from unseen.clip import CLIP, ImageEncoder, TextEncoder, fingerprint, load_clip
 from unseen.clip.archives import read_state
 from unseen.clip.model import TEXT_B, TEXT_L, VIT_B_16, VIT_B_32, VIT_L_14, VIT_L_14_336
 from unseen.clip.weights import save_clip
@@ -188,7 +190,8 @@ def test_torchscript_tensors_are_read_bit_by_bit(tmp_path):
 def test_plain_state_dicts_and_bin_files_are_read_too(tmp_path):
     twin = make_twin(SHAPES["B/32"])
     torch.save(openai_names(twin), tmp_path / "weights.pt")
-    direct = load_clip(tmp_path / "weights.pt", heads=12, text_heads=TEXT_HEADS)
+    hints = {"heads": 12, "text_heads": TEXT_HEADS, "activation": "quick_gelu"}
+    direct = load_clip(tmp_path / "weights.pt", **hints)
     twin.config.save_pretrained(tmp_path)
     torch.save(twin.state_dict(), tmp_path / "pytorch_model.bin")
     folder = load_clip(tmp_path)
@@ -198,7 +201,7 @@ def test_plain_state_dicts_and_bin_files_are_read_too(tmp_path):
 
 def test_head_counts_default_to_one_per_64_channels(tmp_path):
     torch.save(openai_names(make_twin(SHAPES["L/14"])), tmp_path / "weights.pt")
-    clip = load_clip(tmp_path / "weights.pt")
+    clip = load_clip(tmp_path / "weights.pt", activation="quick_gelu")
     assert (clip.image.config.heads, clip.text.config.heads) == (2, 1)
 
 
@@ -224,6 +227,32 @@ def test_lone_safetensors_without_configuration_warn_of_the_activation(tmp_path)
     assert clip.image.config.activation == "quick_gelu"
     clip = load_clip(tmp_path / "some.safetensors", heads=12, activation="gelu")
     assert clip.text.config.activation == "gelu"
+
+
+def test_open_clips_bin_files_are_read_by_the_configuration_beside_them(tmp_path):
+    twin = make_twin(SHAPES["B/32"])
+    save_open_clip(twin, tmp_path)
+    path = tmp_path / "open_clip_pytorch_model.bin"
+    torch.save(load_file(tmp_path / "open_clip_model.safetensors"), path)
+    (tmp_path / "open_clip_model.safetensors").unlink()
+    config = json.loads((tmp_path / "open_clip_config.json").read_text())
+    del config["model_cfg"]["quick_gelu"]
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    for source in (tmp_path, path):
+        assert load_clip(source).image.config.activation == "gelu"
+    (tmp_path / "open_clip_config.json").unlink()
+    with pytest.warns(UserWarning, match="put open_clip_config.json"):
+        assert load_clip(path, heads=12).image.config.activation == "quick_gelu"
+
+
+def test_a_fingerprint_is_of_weights_and_of_how_they_are_read(micro_clip: CLIP):
+    plain = fingerprint(micro_clip.text)
+    assert fingerprint(micro_clip.text, torch.float16) == plain
+    other = copy.deepcopy(micro_clip.text)
+    other.config = replace(other.config, activation="gelu")
+    assert fingerprint(other) != plain
+    rounded = copy.deepcopy(micro_clip.text).bfloat16().float()
+    assert fingerprint(micro_clip.text, torch.bfloat16) == fingerprint(rounded) != plain
 
 
 class Malicious:

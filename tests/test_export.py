@@ -120,6 +120,14 @@ def test_a_file_that_disagrees_is_not_written(monkeypatch, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+def test_files_of_others_are_neither_replaced_nor_removed(tmp_path):
+    theirs = tmp_path / "model.xml"
+    theirs.write_text("mine")
+    with pytest.raises(InputError, match="model.xml is of no model of unseen: name another"):
+        export_model(build("zegclip"), tmp_path, to="onnx")
+    assert theirs.read_text() == "mine"
+
+
 def test_int8_is_smaller_and_mostly_of_one_mind(made, monkeypatch, tmp_path):
     segmenter, _, plain = made("zegclip", "openvino")
     onnx = made("zegclip", "onnx")[1] / "model.onnx"
@@ -237,6 +245,9 @@ def test_the_command_exports_a_model_that_segments(capsys, monkeypatch, tmp_path
     assert run.code == 0, run.err
     assert "torch.export.load" in run.out and not (tmp_path / "fast" / "model.onnx").exists()
 
+    (tmp_path / "m.onnx").write_text("")
+    refused = unseen("export", shipped, "--to", "onnx", "-o", "m.onnx", "--overwrite")
+    assert_one_sentence(refused, "is a file: name a folder")
     assert_one_sentence(unseen("export", shipped, "--to", "tflite", "-o", "m"), "onnx, openvino")
     arguments = ("export", shipped, "--to", "torch", "-o", "m", "--int8")
     assert_one_sentence(unseen(*arguments), "int8 is for onnx and openvino")

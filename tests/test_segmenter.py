@@ -286,6 +286,28 @@ def test_a_method_that_must_be_trained_is_not_clip_alone():
         Segmenter.from_clip("miniature", method="zegclip")
 
 
+def test_embeddings_are_of_the_vocabulary_that_was_asked_for(micro):
+    one = Vocabulary("one", ("bus", "sky"), unseen=("bus",))
+    two = Vocabulary("two", ("bus", "sky"))
+    first, second = micro.embed(one), micro.embed(two)
+    assert (first.vocabulary, second.vocabulary) == (one, two)
+    assert torch.equal(first.values, second.values)
+
+
+@pytest.mark.parametrize("gamma", [1e300, -101, float("nan")])
+def test_a_calibration_beyond_all_scores_gets_one_sentence(micro, gamma):
+    with pytest.raises(InputError, match="from -100 to 100, got .*: scores are from 0 to 1"):
+        micro(np.zeros((48, 48, 3), np.uint8), "bus, boat", calibration=gamma)
+
+
+def test_a_model_that_answers_no_numbers_is_told_so(micro):
+    micro.model.head.load_state_dict(
+        {key: value * torch.nan for key, value in micro.model.head.state_dict().items()}
+    )
+    with pytest.raises(InputError, match="answers what is no number"):
+        micro(np.zeros((48, 48, 3), np.uint8), "bus, boat")
+
+
 def test_embeddings_saved_from_a_half_precision_model_are_of_the_same_clip(micro):
     halved = copy.deepcopy(micro.text).half().float()
     assert fingerprint(halved) == micro.fingerprint

@@ -117,6 +117,11 @@ def test_a_group_in_a_file_of_labels_is_no_label(tmp_path):
         read_vocabulary(str(path))
 
 
+def test_a_group_among_labels_is_no_label():
+    with pytest.raises(InputError, match="the list of labels holds 'background: sky', .* --merge"):
+        read_vocabulary("background: sky, wall")
+
+
 def test_an_unseen_name_must_be_among_the_names():
     with pytest.raises(InputError, match="unseen names 'cow'"):
         Vocabulary("mine", ("cat", "dog"), unseen=("cow",))

@@ -147,16 +147,28 @@ def save_pretrained(
         state |= {f"{_TEXT}{k}": v for k, v in text.state_dict().items()}
     state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in state.items()}
     versions = {"unseen": version("unseen"), "torch": torch.__version__}
+    kept = torch.float32 if adapter_only else dtype  # a CLIP that is left out is not rounded
     description = {
         "format": "unseen-model",
         "adapter_only": adapter_only,
-        "fingerprint": fingerprint(model.encoder.clip),
-        "text_fingerprint": fingerprint(text) if text else "",
+        "fingerprint": fingerprint(model.encoder.clip, kept),
+        "text_fingerprint": fingerprint(text, kept) if text else "",
         "encoders": clip_config(model.encoder.clip, text),
         **asdict(replace(config, versions=versions)),
     }
+    content = json.dumps(description, indent=1) + "\n"
+    try:  # without it the folder is no model's while weights and description are not of one
+        (folder / "config.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}") from None
     write_whole(folder / "model.safetensors", lambda path: save_file(state, path))
-    write_text(folder / "config.json", json.dumps(description, indent=1) + "\n")
+    write_text(folder / "config.json", content)
+
+
+def clip_place(source: str | Path) -> str:
+    """Return what a model calls its CLIP: a file or a folder by its whole path, to be found from
+    everywhere and not to be taken for a hub name."""
+    return str(Path(source).resolve() if os.path.exists(source) else source)
 
 
 def load_pretrained(

@@ -120,8 +120,12 @@ def export_model(
     if segmenter.text is None:
         raise InputError("a model is exported with its text encoder, and this one has none")
     folder, model = Path(folder), segmenter.model
-    if (folder / "config.json").exists() and "exported" not in read_description(folder):
-        raise InputError(f"{folder} holds a model that is not exported: name another folder")
+    written = [folder / name for name in dict.fromkeys(sum(FILES.values(), (TEXT_FILE,)))]
+    if (folder / "config.json").exists():
+        if "exported" not in read_description(folder):
+            raise InputError(f"{folder} holds a model that is not exported: name another folder")
+    elif taken := next((path for path in written if path.exists()), None):
+        raise InputError(f"{taken} is of no model of unseen: name another folder, or remove it")
     for package in _NEEDED[to]:
         require(package, extra=to)
     if segmenter.device.type != "cpu":
@@ -140,9 +144,11 @@ def export_model(
             backend = run_file(path, to, model.encoder.clip.config)
             other = Segmenter(backend, segmenter.text, segmenter.config)
             agreement, pictures = agree(segmenter, other)
-        (folder / "config.json").unlink(missing_ok=True)
-        for name in {name for names in FILES.values() for name in names}:
-            (folder / name).unlink(missing_ok=True)
+        try:
+            for old in (folder / "config.json", *written):
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written: {error.strerror}") from None
         size = 0
         for name in FILES[to]:
             size += path.with_name(name).stat().st_size

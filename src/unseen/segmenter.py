@@ -1,7 +1,6 @@
 """From a picture and words to a mask."""
 
 import hashlib
-import math
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from unseen.backends import Backend, TorchBackend, is_exported, load_exported
 from unseen.card import MARK, is_public, make_card, without_places
-from unseen.checkpoints import ModelConfig, StoredText, load_pretrained, save_pretrained
+from unseen.checkpoints import ModelConfig, StoredText, clip_place, load_pretrained, save_pretrained
 from unseen.clip import TextEncoder, fingerprint, load_clip
 from unseen.data.transforms import fit_short_side, resize_image
 from unseen.embeddings import TextEmbeddings, cached
@@ -41,6 +40,9 @@ from unseen.segmentation import Segmentation
 from unseen.shipped import shipped_clip
 from unseen.vocabulary import Vocabulary, list_groups, read_vocabulary
 from unseen.writing import write_text
+
+LARGEST_CALIBRATION = 100
+"""The largest γ, beside which a score from 0 to 1 still has its digits."""
 
 LONGEST_SIDE = 4096
 """Where ``Segmenter`` stops enlarging a very elongated picture, in pixels."""
@@ -267,7 +269,7 @@ class Segmenter:
             short_side=side,
             window=side,
             stride=max(1, round(side * 426 / 512)),
-            clip=str(source),
+            clip=clip_place(source),
         )
         model = METHODS[method](clip.image)
         run = TorchBackend(
@@ -341,7 +343,7 @@ class Segmenter:
                 return self.text.embed(vocabulary.names, vocabulary.templates)
 
             self._embedded[key] = cached(vocabulary, self.fingerprint, make)
-        return self._embedded[key]
+        return replace(self._embedded[key], vocabulary=vocabulary)
 
     def conditions(
         self, embeddings: TextEmbeddings, *, calibration: float | None = None, tta: bool = False
@@ -401,8 +403,13 @@ class Segmenter:
         crops = windows.cut(pixels.permute(2, 0, 1).float() / 255)
         most = _BATCH.get(self.device.type, 2**20)
         count = max(1, most // (crops.shape[2] * crops.shape[3]))
-        logits = [self.backend(batch, text) for batch in crops.split(count)]
-        return View(torch.cat(logits), windows, bias, config.window)
+        logits = torch.cat([self.backend(batch, text) for batch in crops.split(count)])
+        if not logits.sum(dtype=torch.float32).isfinite():  # in one pass, without a copy
+            raise InputError(
+                "the model answers what is no number: its weights, or the text embeddings, are "
+                "broken, or it was trained until it diverged"
+            )
+        return View(logits, windows, bias, config.window)
 
     @overload
     def __call__(
@@ -564,8 +571,11 @@ class Segmenter:
         image, embeddings = as_array(picture), self.embed(labels)
         text = embeddings.values.float().to(self.device)
         gamma = self.config.calibration if calibration is None else calibration
-        if not math.isfinite(gamma):
-            raise InputError(f"calibration must be a finite number, got {gamma}")
+        if not abs(gamma) <= LARGEST_CALIBRATION:
+            raise InputError(
+                f"calibration must be a number from -{LARGEST_CALIBRATION} to "
+                f"{LARGEST_CALIBRATION}, got {gamma}: scores are from 0 to 1"
+            )
         taught = self.is_taught(embeddings.vocabulary.names, merge)
         bias = gamma * torch.tensor(taught, device=self.device)
         size = (image.shape[0], image.shape[1])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from unseen.building import build, open_source
-from unseen.checkpoints import ModelConfig, read_description, save_pretrained
+from unseen.checkpoints import ModelConfig, clip_place, read_description, save_pretrained
 from unseen.data.batches import Batch, Crops, Order, load
 from unseen.data.datasets import Dataset
 from unseen.errors import InputError, require
@@ -138,7 +138,7 @@ def fit(
         short_side=recipe.short_side,
         window=recipe.window,
         stride=recipe.stride,
-        clip=recipe.clip,
+        clip=clip_place(recipe.clip),
         recipe=recipe.record(),
         start="" if start is None else str(start),
         shown_before=shown_before,

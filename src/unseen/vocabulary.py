@@ -295,11 +295,7 @@ def read_vocabulary(
         except OSError as error:
             raise InputError(f"{labels} cannot be read: {error.strerror}") from None
         lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-        if group := next((line for line in lines if ":" in line), ""):
-            raise InputError(
-                f"{labels} holds {group.strip()!r}, which is no label: write the words alone, and "
-                "say which are one with --merge, or in Python with a mapping"
-            )
+        _refuse_groups(lines, labels)
         names = list_words(text)
         if not names:
             raise InputError(f"{labels} holds no labels: give one a line")
@@ -307,7 +303,17 @@ def read_vocabulary(
     names = list_words(labels)
     if len(names) == 1 and "," not in labels:
         _refuse_misspelt(names[0])
+    _refuse_groups(names, "the list of labels")
     return Vocabulary("labels", names, templates=templates)
+
+
+def _refuse_groups(lines: Sequence[str], where: str) -> None:
+    """Refuse a line as ``--merge`` and ``--words`` take it."""
+    if group := next((line for line in lines if ":" in line), ""):
+        raise InputError(
+            f"{where} holds {group.strip()!r}, which is no label: write the words alone, and "
+            "say which are one with --merge, or in Python with a mapping"
+        )
 
 
 def _refuse_misspelt(label: str) -> None:

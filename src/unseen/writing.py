@@ -99,18 +99,21 @@ def refuse_existing(folder: Path, *, overwrite: bool) -> None:
 
     Args:
         folder: where a model is to be written.
-        overwrite: refuse nothing.
+        overwrite: refuse no model.
 
     Raises:
-        InputError: a model, or a training's states, are there.
+        InputError: a model, or a training's states, are there; or a file, which is always refused.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: name a folder")
     if overwrite:
         return
     if (folder / "states").exists():
         raise InputError(
             f"{folder} holds a training that was stopped: --resume goes on, --overwrite begins anew"
         )
-    taken = next((folder / n for n in ("config.json", "halfway") if (folder / n).exists()), None)
+    names = ("config.json", "halfway", "model.safetensors")
+    taken = next((folder / name for name in names if (folder / name).exists()), None)
     if taken:
         raise InputError(f"{taken} is of a model: name another folder, or --overwrite")
 

@@ -59,10 +59,9 @@ def read_archive(path: str | Path, *, wanted: Callable[[str], bool] = lambda nam
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 return Archive({k: file.get_tensor(k) for k in file.keys() if wanted(k)}, {})
-        if zipfile.is_zipfile(path):
+        if is_torchscript(path):
             with zipfile.ZipFile(path) as archive:
-                if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                    return Archive(_read_torchscript(archive), {})
+                return Archive(_read_torchscript(archive), {})
         with torch.serialization.safe_globals(_NUMBERS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -83,6 +82,14 @@ def read_archive(path: str | Path, *, wanted: Callable[[str], bool] = lambda nam
         raise InputError(f"{path} holds no weights by name: expected a state dict")
     meta = content.get("meta") if state is not content else None
     return Archive(dict(state), meta if isinstance(meta, dict) else {})
+
+
+def is_torchscript(path: Path) -> bool:
+    """Tell a TorchScript archive, as OpenAI publishes its models, from other files."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 _DTYPES = {

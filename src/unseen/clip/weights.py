@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unseen.clip.archives import State, read_state
+from unseen.clip.archives import State, is_torchscript, read_state
 from unseen.clip.model import CLIP, ImageEncoder, TextConfig, TextEncoder, VisionConfig
 from unseen.clip.tokenizer import BytePairTokenizer, WordTokenizer
 from unseen.errors import InputError
@@ -66,10 +66,10 @@ def load_clip(
         state = {key.removeprefix("text."): value for key, value in state.items()}
     image, text, scale = _split(state, path)
     hints = _hints(config)
-    if activation is None and not config and path.suffix == ".safetensors":
+    if activation is None and not config and not is_torchscript(path):  # which is OpenAI's
         warnings.warn(
-            f"no configuration beside {path}: taking OpenAI's activation, quick_gelu; "
-            "weights trained by others mostly need activation='gelu'",
+            f"no configuration beside {path}: taking OpenAI's activation, quick_gelu; weights "
+            "trained by others mostly need gelu: put open_clip_config.json or config.json there",
             stacklevel=2,
         )
     clip = CLIP(
@@ -168,17 +168,26 @@ def _count_blocks(state: State) -> int:
     return len({key.split(".")[2] for key in state if key.startswith("transformer.resblocks.")})
 
 
-def fingerprint(encoder: ImageEncoder | TextEncoder) -> str:
+def fingerprint(encoder: ImageEncoder | TextEncoder, dtype: torch.dtype = torch.float32) -> str:
     """Return a hash of an encoder's weights, in half precision: which CLIP it is of.
 
-    An image encoder's positions are left out: the authors keep them resampled to another grid.
+    An image encoder's positions are left out: the authors keep them resampled to another grid. What
+    no weight tells goes in where it is not as in OpenAI's models.
+
+    Args:
+        encoder: the encoder.
+        dtype: what its weights will be rounded to before they are read again.
     """
     digest = hashlib.sha256()
+    config = encoder.config
+    read_as = config.activation, config.heads
+    if read_as != ("quick_gelu", max(config.width // 64, 1)):
+        digest.update(repr(read_as).encode())
     for key, value in sorted(encoder.state_dict().items()):
         if isinstance(encoder, ImageEncoder) and key == "positional_embedding":
             continue
         digest.update(key.encode())
-        digest.update(value.detach().half().cpu().contiguous().numpy().tobytes())
+        digest.update(value.detach().to(dtype).half().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -189,6 +198,7 @@ _FOLDER_FILES = (
     ("open_clip_model.safetensors", "open_clip_config.json"),
     ("model.safetensors", "config.json"),
     ("pytorch_model.bin", "config.json"),
+    ("open_clip_pytorch_model.bin", "open_clip_config.json"),
 )
 
 
