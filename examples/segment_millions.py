@@ -210,6 +210,8 @@ def claim(out: Path, root: str, facts: dict[str, Any]) -> TextIO:
         InputError: OUT was begun with something else, is not ours, or another run's just now.
     """
     path = out / "made-with.json"
+    if out.resolve() != Path(root).resolve() and out.resolve().is_relative_to(Path(root).resolve()):
+        raise InputError(f"{out} lies in {root}, all of which is read: give another --out")
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         if changed := [name for name in facts if facts[name] != before.get(name)]:

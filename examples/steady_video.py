@@ -41,7 +41,7 @@ def main(clip: str, words: str, out: str) -> None:
     legend = list(zip(map(tuple, colours.tolist()), labels, strict=True))
     video = Video(clip)
     painted = (
-        add_legend(Image.fromarray(tint(image, mask.numpy(), colours, opacity=0.55)), legend)
+        add_legend(Image.fromarray(tint(image, mask.cpu().numpy(), colours, opacity=0.55)), legend)
         for image, mask in steady(video, segmenter, labels)
     )
     count = write_video(Path(out), painted, video.rate)

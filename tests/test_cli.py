@@ -119,7 +119,9 @@ def test_masks_are_written_in_the_forms_asked_for(unseen, scene, tmp_path):
     coco = json.loads(Path(result["coco"]).read_text())
     assert coco["images"][0]["file_name"] == str(scene)
     assert {c["name"] for c in coco["categories"]} == set(result["labels"])
-    assert json.loads(Path(result["labelme"]).read_text())["imageHeight"] == 160
+    told = json.loads(Path(result["labelme"]).read_text())
+    assert told["imageHeight"] == 160
+    assert Path(result["labelme"]).parent.joinpath(told["imagePath"]).samefile(scene)
     assert {path.name for path in (tmp_path / "segmented").iterdir()} == {
         "scene-coco.json",
         "scene-labelme.json",
@@ -195,6 +197,8 @@ def test_confidence_is_measured_and_noted_in_the_models_folder(unseen, segmenter
     assert json.loads(run.out) == measured and measured["calibration"] == 0.1
     assert set(measured) == {"seen", "unseen", "calibration"} and "at γ = 0.1" in run.err
     assert "note: 3 pictures are few" in run.err
+    again = [unseen("calibrate", "model", "--count", n, "--journal", "j", "--json") for n in "23"]
+    assert again[1].out == run.out, again[1].err  # what it notes itself is not another model's
     before.pop("confidence")
     assert after == before
     found = Segmenter.from_pretrained(tmp_path / "model")(scene, ["cow", "sky"])

@@ -109,3 +109,22 @@ def test_hub_repositories_without_a_model_get_one_sentence(tmp_path, monkeypatch
     monkeypatch.setattr("unseen.checkpoints.fetch", lambda repository, name: None)
     with pytest.raises(InputError, match="holds no model of unseen"):
         load_pretrained("owner/model")
+
+
+def test_a_newer_file_of_the_hub_is_taken_and_the_cached_one_without_it(monkeypatch, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    monkeypatch.setattr(hub, "find_cached", lambda repository, name: old)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, name: str(new))
+    monkeypatch.setattr(hub, "_reachable", lambda endpoint: True)
+    assert hub.fetch("owner/name", "config.json") == new
+
+    def fail(repository, name):
+        raise OSError("the connection broke")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    assert hub.fetch("owner/name", "config.json") == old
+    monkeypatch.setattr(hub, "_reachable", lambda endpoint: False)
+    assert hub.fetch("owner/name", "config.json") == old
+    monkeypatch.setattr(hub, "find_cached", lambda repository, name: None)
+    with pytest.raises(InputError, match="hub cannot be reached"):
+        hub.fetch("owner/name", "config.json")

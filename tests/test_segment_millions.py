@@ -219,6 +219,8 @@ def test_out_may_be_begun_with_one_thing_only(tmp_path):
     for other in (tmp_path / "in", tmp_path / "full"):
         with pytest.raises(InputError, match="holds other files: give an empty or a new folder"):
             script.claim(other, root, facts)
+    with pytest.raises(InputError, match="lies in .*, all of which is read"):
+        script.claim(tmp_path / "in" / "masks", root, facts)
 
 
 def command(source: Path, out: Path, model: str | Path = MODEL) -> list[str]:

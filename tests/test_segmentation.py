@@ -1,5 +1,6 @@
 """What a segmentation turns into."""
 
+import base64
 import io
 import json
 from dataclasses import replace
@@ -43,6 +44,8 @@ def test_coco_says_the_same_as_the_mask(made: Segmentation):
         again[where] = one["category_id"] - 1
     assert (again == made.mask).all()
     assert {one["category_id"] for one in coco["annotations"]} == {1, 2, 3}  # no bus was found
+    ids = [one["id"] for k in range(3) for one in made.to_coco(image_id=k)["annotations"]]
+    assert len(set(ids)) == 9 and min(ids) == 1
 
 
 def test_a_label_everywhere_and_a_pixel_alone_have_run_lengths(made: Segmentation):
@@ -76,6 +79,17 @@ def test_labelme_lists_large_regions_first(made: Segmentation):
     told = made.to_labelme()
     assert [shape["label"] for shape in told["shapes"]] == ["wall", "sky", "cat", "cat", "wall"]
     assert (told["imagePath"], told["imageHeight"], told["imageWidth"]) == ("b.jpg", 12, 16)
+
+
+def test_labelme_finds_the_picture(made: Segmentation, tmp_path):
+    inside = Image.open(io.BytesIO(base64.b64decode(made.to_labelme()["imageData"])))
+    assert (np.array(inside) == made.image).all()  # there is no file a/b.jpg
+    Image.fromarray(made.image).save(tmp_path / "b.png")
+    there = replace(made, source=str(tmp_path / "b.png"))
+    told = there.to_labelme(folder=tmp_path / "seg")
+    assert (told["imagePath"], told["imageData"]) == ("../b.png", None)
+    assert there.to_labelme()["imagePath"] == "b.png"
+    assert replace(made, source="").to_labelme()["imagePath"] == "picture.png"
 
 
 def test_supervision_takes_masks_and_boxes(made: Segmentation):

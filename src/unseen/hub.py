@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def fetch(repository: str, filename: str) -> Path | None:
-    """Return the path of a hub repository's file, downloading it where it is not cached yet.
+    """Return the path of a hub repository's file, downloading it where what is cached is not it.
 
     Returns:
         The path, or None where the repository has no such file.
@@ -27,9 +27,9 @@ def fetch(repository: str, filename: str) -> Path | None:
     from huggingface_hub import constants, errors, hf_hub_download
 
     found = find_cached(repository, filename)
-    if found:
-        return found
     if not _reachable(constants.ENDPOINT):
+        if found:
+            return found
         raise InputError(
             f"{repository!r} is no file or folder here, not in the local cache of the hub, and the "
             "hub cannot be reached: give a path, or run once with a network connection"
@@ -41,11 +41,13 @@ def fetch(repository: str, filename: str) -> Path | None:
             f"{repository!r} is no file or folder here and no repository of the hub that you may "
             "read: a private one needs a login ('hf auth login'), a gated one consent on its page"
         ) from None
-    except errors.LocalEntryNotFoundError as error:
+    except errors.LocalEntryNotFoundError as error:  # it falls back on the cache itself
         raise InputError(f"the hub did not answer for {repository!r}: {error}") from None
     except errors.EntryNotFoundError:
         return None
     except (errors.HfHubHTTPError, OSError) as error:
+        if found:
+            return found
         raise InputError(
             f"{filename} of the hub's {repository!r} cannot be fetched: {error}"
         ) from None

@@ -1,5 +1,6 @@
 """What a training's folder tells of it: how it was run, its log, its scores."""
 
+import importlib
 import json
 import os
 import platform
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from unseen.errors import InputError, did_you_mean, require
+from unseen.errors import InputError, MissingExtra, did_you_mean, require
 from unseen.metrics import Scores, markdown, rounded, show, spread
 from unseen.writing import write_text
 
@@ -110,19 +111,29 @@ class Log:
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Refuse loggers that are not known."""
+    """Refuse loggers that are not known or not installed."""
     for name in names:
         if name not in LOGGERS:
             hint = did_you_mean(name, LOGGERS)
             raise InputError(f"no logger is called {name!r}{hint} (known: {', '.join(LOGGERS)})")
+        _package(name)
+
+
+def _package(name: str) -> Any:
+    if name == "tensorboard":
+        return require("tensorboardX", extra="tensorboard")
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtra(
+            f"this needs {name}, which is not installed: pip install {name}"
+        ) from error
 
 
 def _open(name: str, folder: Path, facts: Mapping[str, Any]) -> Any:
     """Return a function of a step's values and its number; None instead of values ends the run."""
     if name == "tensorboard":
-        writer = require("tensorboardX", extra="tensorboard").SummaryWriter(
-            str(folder / "tensorboard")
-        )
+        writer = _package(name).SummaryWriter(str(folder / "tensorboard"))
 
         def write(values: Mapping[str, float] | None, step: int) -> None:
             if values is None:
@@ -132,8 +143,7 @@ def _open(name: str, folder: Path, facts: Mapping[str, Any]) -> Any:
                 writer.add_scalar(key, value, step)
 
         return write
-    tracker = require(name, extra=name)
-    run = tracker.init(project="unseen", name=folder.name, config=dict(facts))
+    run = _package(name).init(project="unseen", name=folder.name, config=dict(facts))
 
     def track(values: Mapping[str, float] | None, step: int) -> None:
         if values is None:
@@ -199,9 +209,9 @@ class Run:
 
     @property
     def losses(self) -> dict[str, float]:
-        """The last losses of the log."""
-        last = self.entries[-1] if self.entries else {}
-        return {key: value for key, value in last.items() if key not in _NO_LOSS}
+        """The last losses of the log; a line of validation has none."""
+        told = ({k: v for k, v in one.items() if k not in _NO_LOSS} for one in self.entries[::-1])
+        return next(filter(None, told), {})
 
 
 _NO_LOSS = ("step", "seconds", "rate", "pictures_per_second", "validation")
@@ -258,16 +268,20 @@ def compare(runs: Sequence[Run]) -> str:
     header = ["training", "state", "steps", "minutes", "last losses", *columns]
     tables = [markdown(header, rows)]
     scored = [run for run in runs if run.scores]
-    groups = [[run for run in scored if _alike(run) == kind] for kind in {*map(_alike, scored)}]
-    if columns and any(len(group) > 1 for group in groups):
-        rows = [
-            [
-                _names([run.folder.parent for run in runs])[runs.index(group[0])],
-                str(len(group)),
-                *(_spread([run.scores.get(key) for run in group]) for key in columns),
-            ]
-            for group in sorted(groups, key=lambda group: runs.index(group[0]))
-        ]
+    groups: dict[str, dict[int, Run]] = {}  # a seed that was trained twice counts once
+    for run in scored:
+        groups.setdefault(_alike(run), {})[run.recipe["seed"]] = run
+    if columns and any(len(group) > 1 for group in groups.values()):
+        called = {run.folder: name for run, name in zip(runs, names, strict=True)}
+        parents = [{run.folder.parent for run in group.values()} for group in groups.values()]
+        above = _names([run.folder.parent for run in runs])
+        rows = []
+        for group, within in zip(groups.values(), parents, strict=True):
+            title = ", ".join(called[run.folder] for run in group.values())
+            if len(within) == 1 and parents.count(within) == 1:  # a folder of its own
+                title = above[runs.index(next(iter(group.values())))]
+            values = (_spread([run.scores.get(key) for run in group.values()]) for key in columns)
+            rows.append([title, str(len(group)), *values])
         tables.append(markdown(["mean ± std over seeds", "seeds", *columns], rows))
     facts = [_flat({**run.recipe, "environment": run.environment}) for run in runs]
     keys = dict.fromkeys(key for one in facts for key in one if key != "environment.command")

@@ -1,6 +1,8 @@
 """What was found in a picture, and the forms that people need it in."""
 
+import base64
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,17 +158,22 @@ class Segmentation:
     def to_coco(self, *, image_id: int = 1) -> dict[str, Any]:
         """Return the mask as COCO JSON: an annotation a label, as an uncompressed run-length code.
 
-        Category ids are positions in ``labels``, counted from 1.
+        Category ids are positions in ``labels``, counted from 1. Annotations of pictures with the
+        same labels have ids of their own, so their files can be joined.
+
+        Args:
+            image_id: of the picture, from 0.
         """
         height, width = self.mask.shape
         annotations = []
-        for number, region in enumerate(self.regions(), start=1):
+        for region in self.regions():
             here = self.mask_of(region["label"])
+            category = self.labels.index(region["label"]) + 1
             annotations.append(
                 {
-                    "id": number,
+                    "id": image_id * len(self.labels) + category,
                     "image_id": image_id,
-                    "category_id": self.labels.index(region["label"]) + 1,
+                    "category_id": category,
                     "segmentation": {"size": [height, width], "counts": run_lengths(here)},
                     "area": int(here.sum()),
                     "bbox": find_box(here),
@@ -185,14 +192,23 @@ class Segmentation:
             "annotations": annotations,
         }
 
-    def to_labelme(self, *, smallest: int = 3) -> dict[str, Any]:
+    def to_labelme(self, *, smallest: int = 3, folder: str | Path | None = None) -> dict[str, Any]:
         """Return what LabelMe reads, to correct masks by hand: a polygon a region.
 
         LabelMe's polygons have no holes: what lies in a hole is a region of its own, listed after.
 
         Args:
             smallest: fewest points of a polygon; LabelMe needs 3.
+            folder: where the file will lie, which names the picture from there; by default beside
+                the picture. A picture that is no file is put into the file.
         """
+        path, data = Path(self.source).name, None
+        if not os.path.isfile(self.source):
+            png = io.BytesIO()
+            Image.fromarray(self.image).save(png, "PNG")
+            path, data = path or "picture.png", base64.b64encode(png.getvalue()).decode()
+        elif folder is not None:
+            path = os.path.relpath(self.source, folder)
         height, width = self.mask.shape
         shapes = [
             {
@@ -209,8 +225,8 @@ class Segmentation:
             "version": "5.5.0",
             "flags": {},
             "shapes": sorted(shapes, key=lambda shape: -cv2.contourArea(np.array(shape["points"]))),
-            "imagePath": Path(self.source).name,
-            "imageData": None,
+            "imagePath": path,
+            "imageData": data,
             "imageHeight": height,
             "imageWidth": width,
         }

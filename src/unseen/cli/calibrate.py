@@ -76,7 +76,9 @@ def calibrate(
     written = None
     if journal:
         named = segmenter.embed(dataset.vocabulary)
-        written = Journal(journal, segmenter.conditions(named) | {"for": "calibrate"})
+        conditions = segmenter.conditions(named) | {"for": "calibrate"}
+        conditions.pop("confidence")  # which is what comes of it, and read by nothing here
+        written = Journal(journal, conditions)
     measured = measure_confidence(segmenter, dataset, processes=processes, journal=written)
     if processes.rank:
         return

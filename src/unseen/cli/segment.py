@@ -254,7 +254,8 @@ def write_results(result: "Segmentation", files: Mapping[str, Path]) -> None:
         elif kind == "mask":
             save_image(result.mask_image(), file)
         else:
-            told = result.to_coco() if kind == "coco" else result.to_labelme()
+            folder = file.parent
+            told = result.to_coco() if kind == "coco" else result.to_labelme(folder=folder)
             write_text(file, json_module.dumps(told) + "\n")
 
 

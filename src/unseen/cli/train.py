@@ -140,7 +140,7 @@ def train(
     if seeds is not None:
         plans = {out / f"seed-{n}": replace(plan, seed=n) for n in read_seeds(seeds)}
     from unseen.learning import Engine
-    from unseen.runs import compare, find_runs
+    from unseen.runs import compare, read_run
     from unseen.training import fit
     from unseen.writing import refuse_existing
 
@@ -186,7 +186,7 @@ def train(
         unseen = ", ".join(model.config.vocabulary.unseen) or "none"
         print(f"{model.config.setting}; unseen classes: {unseen}")
         if score or seeds:
-            print(compare(find_runs(out)))
+            print(compare([read_run(folder) for folder in plans]))
         else:
             print(f"{out} holds the model; score it with: unseen evaluate {out}")
 

@@ -45,7 +45,7 @@ NOTE = "It was trained on drawings of a small world, not on photos."
 class Pretraining:
     """Everything the weights depend on."""
 
-    steps: int = 6000
+    steps: int = 2600
     batch_size: int = 128
     learning_rate: float = 1e-3
     matrix_rate: float = 3e-3  # of the matrices in blocks, which Muon trains
