@@ -1025,6 +1025,8 @@ def test_bench_prints_a_table_and_its_conditions(unseen):
     assert json.loads(again.out)[0]["case"]["task"] == "loading"
     refused = unseen(*"bench zegclip-miniature-supervised --data --out a.json".split())
     assert_one_sentence(refused, "--data goes without")
+    wrong = unseen("bench", "zegclip-miniature-supervised", "--tasks", "pictur")
+    assert_one_sentence(wrong, "did you mean 'picture'")
     kept = unseen(
         *"bench zegclip-miniature-supervised --tasks picture,pictur --classes 3 --sizes 48x80 "
         "--repeats 1 --warmup 0 --device cpu --out kept.json".split()

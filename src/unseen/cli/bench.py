@@ -140,8 +140,9 @@ def bench(
             say(f"{case.model} {case.task} {one.shown}, {one.classes} classes: {one.p50:.3g} s")
     finally:  # what is measured is kept, whatever stopped the rest
         facts = json_module.dumps([one.to_dict() for one in measured], indent=1)
-        print(facts if json else f"{tabulate(measured)}\n\n{_conditions(measured)}")
-        if out is not None:
+        if measured:
+            print(facts if json else f"{tabulate(measured)}\n\n{_conditions(measured)}")
+        if measured and out is not None:
             write_text(out, facts + "\n")
     if plot is not None:
         draw(measured, plot)
