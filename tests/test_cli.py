@@ -922,8 +922,13 @@ def test_an_adapter_of_cascade_clip_keeps_its_frozen_projections(
     assert not any(key.startswith(("encoder.clip.", "text.")) for key in kept)
     assert torch.equal(kept["encoder.stages.proj"], state["backbone.proj_layers"])
     save_clip(micro_clip, tmp_path / "clip")
+    with pytest.raises(InputError, match="is another than it was trained on"):  # of other heads
+        load_pretrained(tmp_path / "m", clip=tmp_path / "clip")
+    told = json.loads((tmp_path / "clip" / "clip.json").read_text())
+    told["vision"]["heads"] = 1  # one per 64 channels, as convert takes it
+    (tmp_path / "clip" / "clip.json").write_text(json.dumps(told))
     model, _, _ = load_pretrained(tmp_path / "m", clip=tmp_path / "clip")
-    whole = convert(state, heads=micro_clip.image.config.heads).model
+    whole = convert(state, heads=1).model
     image, text = torch.rand(1, 3, 48, 48), torch.randn(3, 32)
     assert torch.equal(model(image, text).logits, whole(image, text).logits)
 

@@ -1,13 +1,11 @@
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from unseen.errors import InputError, MissingExtra
-from unseen.learning import Engine
+from unseen.errors import InputError
 from unseen.recipes import Recipe
 from unseen.runs import Log, Run, compare, find_runs, read_log, read_run
 from unseen.training import fit
@@ -47,12 +45,6 @@ def test_runs_are_compared_and_seeds_put_together(micro_recipe: Recipe, tmp_path
 def test_losses_are_those_before_a_validation(micro_recipe: Recipe, tmp_path: Path):
     run = Run(tmp_path, {}, None, {}, [{"step": 1, "focal": 2.0}, {"step": 1, "validation": 3}])
     assert run.losses == {"focal": 2.0} and replace(run, entries=[]).losses == {}
-
-
-def test_a_logger_that_is_not_installed_is_named_before_anything_is_removed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(MissingExtra, match="this needs wandb, which is not installed: pip install"):
-        Engine(loggers=("wandb",))
 
 
 def test_a_training_on_its_way_is_listed_with_how_far_it_is(micro_recipe: Recipe, tmp_path: Path):

@@ -275,15 +275,15 @@ def test_another_launcher_is_refused(micro_recipe: Recipe, tmp_path: Path, monke
         fit(micro_recipe, out=tmp_path / "run", device="cpu")
 
 
-def test_trackers_that_are_missing_are_named(
-    micro_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_trackers_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(InputError, match="no logger is called 'tensorbord'"):
         Engine(loggers=["tensorbord"])
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    engine = Engine(loggers=["tensorboard"])
     with pytest.raises(MissingExtra, match=r"unseen\[tensorboard\]"):
-        fit(micro_recipe, out=tmp_path / "run", device="cpu", engine=engine)
+        Engine(loggers=["tensorboard"])  # before a folder is touched
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingExtra, match="this needs wandb, which is not installed: pip install"):
+        Engine(loggers=["wandb"])
 
 
 def test_a_missing_validation_split_is_told_before_the_first_step(
