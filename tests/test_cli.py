@@ -32,6 +32,7 @@ from unseen.clip import CLIP
 from unseen.clip.weights import save_clip
 from unseen.conversion import convert
 from unseen.embeddings import TextEmbeddings
+from unseen.errors import InputError
 from unseen.loading import PARTS, measure_loading
 from unseen.metrics import Scores, chance
 from unseen.miniature.pretrain import tiny_clip
