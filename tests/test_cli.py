@@ -197,7 +197,7 @@ def test_confidence_is_measured_and_noted_in_the_models_folder(unseen, segmenter
     measured = after.pop("confidence")
     assert json.loads(run.out) == measured and measured["calibration"] == 0.1
     assert set(measured) == {"seen", "unseen", "calibration"} and "at γ = 0.1" in run.err
-    assert "note: 3 pictures are few" in run.err
+    assert "note: 3 pictures are few" in run.err and "reported on" not in run.err
     again = [unseen("calibrate", "model", "--count", n, "--journal", "j", "--json") for n in "23"]
     assert again[1].out == run.out, again[1].err  # what it notes itself is not another model's
     before.pop("confidence")
@@ -207,6 +207,8 @@ def test_confidence_is_measured_and_noted_in_the_models_folder(unseen, segmenter
         here = found.mask_of(label)
         expected = np.interp(found.scores[here], *measured[kind]).astype(np.float32)
         assert (found.confidence[here] == expected).all()
+    run = unseen("calibrate", "model", "--count", "3", "--split", "test")
+    assert "reported on: a confidence measured on them is too good there" in run.err
     run = unseen("calibrate", "zegclip-miniature-inductive")
     assert_one_sentence(run, "is no folder of a model")
     assert "save_pretrained(FOLDER)" in run.err
@@ -567,6 +569,20 @@ def test_evaluate_draws_the_curve_of_gamma(unseen):
     own = make_own(Path("own"), 2)
     run = unseen("evaluate", "--data", own, "--curve")
     assert "reported on: choose γ on others" in run.err
+    run = unseen("evaluate", "--data", own, "--curve", "--split", "val")
+    assert "reported on: choose γ on others" in run.err
+    text = Path(own).read_text()
+    Path(own).write_text(text.replace("splits: {", "splits: {test: {list: train.txt}, "))
+    run = unseen("evaluate", "--data", own, "--curve", "--split", "val")
+    assert "reported on" not in run.err
+
+
+def test_a_model_is_not_called_as_another_row_of_the_table(unseen, segmenter, tmp_path):
+    segmenter.save_pretrained(tmp_path / "chance")
+    run = unseen("evaluate", "chance", "--count", "1")
+    assert_one_sentence(run, "another row of the table is called 'chance': write ./chance")
+    run = unseen("evaluate", "./chance", "--count", "1", "--json")
+    assert set(json.loads(run.out)["scores"]) == {"./chance", "chance"}
 
 
 def test_reproduce_prints_what_is_there(unseen):

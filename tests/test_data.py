@@ -177,6 +177,12 @@ def test_pictures_of_one_name_in_two_folders_keep_apart(tmp_path):
     assert names == ["seq16-Images-000000", "seq17-Images-000000"]
 
 
+@pytest.mark.parametrize("files", [("1/a.png", "1-a.png", "2/a.png"), ("a.png", "a.jpg", "b.png")])
+def test_every_picture_has_a_name_of_its_own(files, tmp_path):
+    pairs = [(tmp_path / file, tmp_path / "mask.png") for file in files]
+    assert len(set(MaskFolder(pairs, VOC20).names)) == 3
+
+
 def test_what_there_is_of_a_data_set_can_be_opened(tmp_path):
     write_segnet(tmp_path)
     with pytest.raises(InputError, match="split train is not in"):

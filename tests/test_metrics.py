@@ -195,6 +195,13 @@ def test_maps_that_do_not_fit_get_one_sentence(prediction, labels, says):
         confusion(prediction, labels, 4)
 
 
+def test_a_class_that_would_be_the_label_of_nothing_is_refused():
+    labels = np.full((2, 2), 254)
+    assert confusion(labels, labels, 255)[254, 254] == 4
+    with pytest.raises(InputError, match="at most 255 classes can be scored, got 256"):
+        confusion(labels, labels, 256)
+
+
 def test_tables_are_markdown_with_a_row_a_model():
     scores = Scores(np.diag([1, 2, 3, 4]), KNOWN)
     lines = compare({"mine": scores.summary(), "other": scores.summary()}).splitlines()

@@ -248,6 +248,22 @@ def test_a_heat_map_of_many_classes_shows_the_most_confused():
     assert drawn.index("class 50</text>") < drawn.index("class 7*</text>")
 
 
+def test_a_heat_map_keeps_the_star_of_a_long_name():
+    drawn = charts.heat_map_svg(np.eye(2, dtype=int), ["a" * 30, "b" * 30], ["b" * 30], [0, 1])
+    assert f">{'a' * 16}…<" in drawn and f">{'b' * 15}…*<" in drawn
+
+
+def test_a_name_that_is_not_utf_8_is_written_all_the_same(tmp_path):
+    class Odd(Pictures):
+        def __getitem__(self, index: int) -> Sample:
+            return super().__getitem__(index)._replace(name=f"caf\udce9-{index}")
+
+    write_report(make_report("model", dataset=Odd()), tmp_path / "out")
+    assert "caf\\udce9-5" in (tmp_path / "out" / "index.html").read_text()
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "caf\udce9-5" in told["by_picture"]["model"]
+
+
 def test_the_page_says_when_a_heat_map_leaves_classes_out(monkeypatch):
     assert "with the largest confusions" not in html(make_report("model"))
     monkeypatch.setattr(charts, "MOST", 2)

@@ -229,6 +229,26 @@ def test_a_training_that_was_stopped_goes_on_unless_it_was_another(tmp_path, mon
     assert begun == [False, True, False]
 
 
+def test_what_is_trained_is_not_trained_again_if_its_scoring_was_stopped(tmp_path, monkeypatch):
+    trial = Trial("zegclip", "inductive", steps=2, count=2)
+    whole = json.loads(reproduction.execute(trial, tmp_path / "whole").read_text())
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(reproduction, "_score", stop)
+        reproduction.execute(trial, tmp_path)
+    folder = tmp_path / "models" / "zegclip-inductive-0-unfinished"
+    last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 2
+    facts = json.loads(reproduction.execute(trial, tmp_path).read_text())
+    assert facts["scores"] == whole["scores"]
+    assert facts["training_seconds"] == round(last["seconds"])
+    (kept,) = (tmp_path / "models").iterdir()
+    assert kept.name == "zegclip-inductive-0-halfway" and (kept / "config.json").is_file()
+
+
 def test_a_training_that_was_interrupted_says_so_across_processes():
     again = pickle.loads(pickle.dumps(Interrupted(15, "stopped after 3 of 6 steps")))
     assert (again.number, str(again)) == (15, "stopped after 3 of 6 steps")

@@ -175,6 +175,8 @@ def test_calibration_lowers_seen_classes_alone(micro):
     plain = micro(image, "bus, train", calibration=0.0)
     assert (micro(image, "bus, train", calibration=2.0).mask == 1).all()
     assert (micro(image, "bus, train", calibration=-2.0).mask == 0).all()
+    whole = micro(image, "bus, train", calibration=1)  # through several windows
+    assert (whole.scores == micro(image, "bus, train", calibration=1.0).scores).all()
     assert plain.unseen == ("train",)
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import reduce
 from operator import add
 
@@ -186,6 +187,8 @@ def test_shares_of_the_picture_do_not_depend_on_its_size():
 def test_a_bin_begins_at_its_very_area(share):
     place = SHARES.place(np.array([share * 40000 - 1, share * 40000]).round().astype(int), 40000)
     assert place[1] - place[0] == 1
+    percents = replace(SHARES, small=0.07 / 100)  # times 10,000 a little more than 7
+    assert percents.place(np.array([6, 7]), 10000).tolist() == [0, 1]
 
 
 def test_everything_ignored_and_absent_classes_have_no_score_and_do_not_warn():

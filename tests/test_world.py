@@ -1,14 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from unseen.catalogue import open_dataset
-from unseen.clip import WordTokenizer
+from unseen.clip import WordTokenizer, load_clip
 from unseen.data.datasets import Subset
 from unseen.errors import InputError
-from unseen.miniature.pretrain import NOTE
+from unseen.miniature.pretrain import NOTE, zero_shot
 from unseen.miniature.scenes import SPLITS, Scenes
 from unseen.miniature.world import MICRO, SYNONYMS, TEXTURES, World, caption_words
-from unseen.vocabulary import IGNORE, MINIATURE
+from unseen.shipped import shipped_clip
+from unseen.vocabulary import IGNORE, MINIATURE, Vocabulary
 
 
 def test_a_seed_is_always_the_same_scene_and_seeds_differ():
@@ -66,6 +69,27 @@ def test_textures_fill_any_size(name, size):
     assert image.shape == (*size, 3)
     assert image.dtype == np.float32
     assert np.isfinite(image).all()
+
+
+def test_a_world_says_which_names_it_lacks():
+    names = ("cat", "grass", "sea", "sky", "clouds")
+    for stuff in ((), ("grass",), ("sky", "clouds")):
+        with pytest.raises(InputError, match="two kinds of stuff"):
+            World(Vocabulary("small", names, stuff=stuff))
+    with pytest.raises(InputError, match="no texture of 'cat'"):
+        World(Vocabulary("small", names, stuff=("cat", "grass")))
+    bare = Vocabulary("bare", names[1:], stuff=names[1:])
+    with pytest.raises(InputError, match=r"needs things=\(0, 0\)"):
+        World(bare)
+    assert (World(bare, (24, 24), things=(0, 0)).scene(0).mask != IGNORE).any()
+
+
+def test_names_are_scored_wherever_they_stand_and_by_as_many_scenes_as_asked():
+    clip = load_clip(shipped_clip())
+    whole = zero_shot(clip, num_scenes=70)
+    assert 0.5 < whole["top1"] <= 1
+    swapped = replace(MINIATURE, names=MINIATURE.stuff + MINIATURE.things)
+    assert zero_shot(clip, swapped, num_scenes=70) == whole
 
 
 def test_splits_share_no_scene():

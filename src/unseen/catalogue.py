@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from unseen.data.datasets import Dataset
-from unseen.data.own import SUFFIXES, own
+from unseen.data.own import SUFFIXES, default_split, own
 from unseen.data.published import camvid, coco, context, uavid, udd6, voc
 from unseen.errors import InputError, did_you_mean
 from unseen.miniature.scenes import Scenes
@@ -95,6 +95,12 @@ def find_dataset(name: str) -> Entry | None:
             f"no data set is called {name!r}{hint} (known: {', '.join(DATASETS)}, or a YAML file)"
         )
     return DATASETS[name]
+
+
+def scored_split(name: str | Path) -> str | None:
+    """Return which part of a data set is opened where none is named; None where one must be."""
+    entry = find_dataset(str(name))
+    return entry.scored if entry else default_split(name)
 
 
 def open_dataset(

@@ -72,7 +72,8 @@ def heat_map_svg(
     for k, c in enumerate(order):
         title = names[c] + ("*" if names[c] in unseen else "")
         middle = _NAME + _CELL * k + _CELL / 2
-        text = f"<title>{escape(title)}</title>{escape(_shorten(title))}"
+        short = _shorten(title, keep=len(title) - len(names[c]))
+        text = f"<title>{escape(title)}</title>{escape(short)}"
         across = f'x="{_NAME - 5}" y="{middle + 3.5:g}" text-anchor="end"'
         upward = f'transform="translate({middle + 3.5:g} {_NAME - 5}) rotate(-90)"'
         parts += [f"<text {place}>{text}</text>" for place in (across, upward)]
@@ -194,5 +195,8 @@ def _svg(kind: str, width: float, height: float, title: str, parts: Sequence[str
     )
 
 
-def _shorten(name: str, length: int = 17) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
+def _shorten(name: str, length: int = 17, *, keep: int = 0) -> str:
+    """Cut a name to a length, but for so many characters at its end."""
+    if len(name) <= length:
+        return name
+    return name[: length - 1 - keep] + "…" + name[len(name) - keep :]

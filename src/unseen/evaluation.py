@@ -328,6 +328,10 @@ def default_calibration(segmenter: Segmenter, names: tuple[str, ...]) -> float:
     return segmenter.config.calibration if same else 0.0
 
 
+BASELINES = ("untrained head", "CLIP alone (MaskCLIP)")
+"""What ``make_baselines`` calls them."""
+
+
 def make_baselines(segmenter: Segmenter) -> dict[str, Segmenter]:
     """Return what a trained model should beat: its own head untrained, and its CLIP alone."""
     image = segmenter.model.encoder.clip
@@ -335,9 +339,10 @@ def make_baselines(segmenter: Segmenter) -> dict[str, Segmenter]:
     torch.manual_seed(0)
     untrained = METHODS[config.method](image, **config.options)
     device = str(segmenter.device)
+    head, alone = BASELINES
     return {
-        "untrained head": Segmenter(untrained, segmenter.text, config, device=device),
-        "CLIP alone (MaskCLIP)": Segmenter(
+        head: Segmenter(untrained, segmenter.text, config, device=device),
+        alone: Segmenter(
             maskclip(image),
             segmenter.text,
             replace(config, method="maskclip", options={}, setting="", calibration=0.0),

@@ -24,9 +24,14 @@ def check_maps(
     """Refuse maps that cannot be compared.
 
     Raises:
-        InputError: the two differ in size, a label is neither a class nor ``IGNORE``, or a
-            prediction is no class where there is a label.
+        InputError: the two differ in size, a label is neither a class nor ``IGNORE``, a prediction
+            is no class where there is a label, or there are so many classes that one is ``IGNORE``.
     """
+    if num_classes > IGNORE:
+        raise InputError(
+            f"at most {IGNORE} classes can be scored, got {num_classes}: label {IGNORE} stands for "
+            "pixels without one"
+        )
     if prediction.shape != labels.shape:
         raise InputError(
             f"prediction and labels must have one size, got {prediction.shape} and {labels.shape}"

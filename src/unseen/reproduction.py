@@ -13,7 +13,6 @@ import shutil
 import statistics
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -40,6 +39,7 @@ from unseen.metrics import Scores, defined, markdown, rounded, spread
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import edition
 from unseen.recipes import Recipe, find_recipe, override
+from unseen.runs import read_log
 from unseen.segmenter import Segmenter
 from unseen.shipped import shipped_clip
 from unseen.training import fit
@@ -150,7 +150,7 @@ def execute(trial: Trial, out: Path, *, device: str = "cpu") -> Path:
         device: as everywhere.
     """
     recipe = trial.recipe
-    began = time.monotonic()
+    seconds = 0.0
     if recipe is None:
         segmenter = Segmenter.from_clip("miniature", method=trial.contender, device=device)
         # as the trained models are shown pictures
@@ -162,19 +162,14 @@ def execute(trial: Trial, out: Path, *, device: str = "cpu") -> Path:
         if folder.exists() and not _is_of(folder / "run.json", recipe):
             shutil.rmtree(folder)
         segmenter = fit(recipe, out=folder, start=start, resume=True, device=device)
-        if trial.setting == "inductive" and trial.contender in TABLE:
-            shutil.rmtree(halfway, ignore_errors=True)
-            halfway.parent.mkdir(exist_ok=True)
-            shutil.move(folder / "halfway", halfway)
-        shutil.rmtree(folder)
-    seconds = time.monotonic() - began
+        seconds = read_log(folder / "log.jsonl")[-1]["seconds"]
     facts = {
         "run": trial.name,
         **trial.origin,
         "trainable_parameters": sum(
             p.numel() for p in segmenter.model.parameters() if p.requires_grad
         ),
-        "training_seconds": round(seconds) if recipe else 0,
+        "training_seconds": round(seconds),
         **_score(segmenter, {split: trial.scenes(split) for split in ("val", "test")}),
         "conditions": {
             "device": str(segmenter.device),
@@ -184,8 +179,13 @@ def execute(trial: Trial, out: Path, *, device: str = "cpu") -> Path:
             "unseen": version("unseen"),
         },
     }
+    if recipe is not None and trial.setting == "inductive" and trial.contender in TABLE:
+        shutil.rmtree(halfway, ignore_errors=True)
+        shutil.copytree(folder / "halfway", halfway)
     path = trial.file(out)
     write_text(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    if recipe is not None:
+        shutil.rmtree(folder)  # last: stopped before, the next run scores what is trained
     return path
 
 

@@ -577,7 +577,7 @@ class Segmenter:
                 f"{LARGEST_CALIBRATION}, got {gamma}: scores are from 0 to 1"
             )
         taught = self.is_taught(embeddings.vocabulary.names, merge)
-        bias = gamma * torch.tensor(taught, device=self.device)
+        bias = float(gamma) * torch.tensor(taught, device=self.device)
         size = (image.shape[0], image.shape[1])
 
         sides = view_sides(self.config.short_side) if tta else {self.config.short_side: 1}

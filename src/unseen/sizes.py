@@ -62,7 +62,9 @@ class Areas:
     def place(self, areas: Integer[np.ndarray, " N"], picture: int) -> Int64[np.ndarray, " N"]:
         """Return the position in ``BINS`` of components of a picture of so many pixels."""
         begins = np.array([self.small, self.medium, self.large], np.float64)
-        return np.digitize(areas, begins * picture if self.relative else begins)
+        if self.relative:
+            begins = np.round(begins * picture, 6)  # 0.07 % of 10,000 is 7.000000000000001
+        return np.digitize(areas, begins)
 
     def describe(self) -> str:
         """Say in a line where the bins begin."""

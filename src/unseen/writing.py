@@ -49,7 +49,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, synced: bool = F
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda part: _fill(part, text))
 
 
 def write_folder(folder: Path, texts: Mapping[str, str]) -> None:
@@ -72,7 +72,7 @@ def write_folder(folder: Path, texts: Mapping[str, str]) -> None:
         try:
             new.mkdir()
             for name, text in texts.items():
-                (new / name).write_text(text, encoding="utf-8")
+                _fill(new / name, text)
             if folder.exists():
                 os.replace(folder, old)
                 if strangers := {path.name for path in old.iterdir()} - texts.keys():
@@ -116,6 +116,11 @@ def refuse_existing(folder: Path, *, overwrite: bool) -> None:
     taken = next((folder / name for name in names if (folder / name).exists()), None)
     if taken:
         raise InputError(f"{taken} is of a model: name another folder, or --overwrite")
+
+
+def _fill(path: Path, text: str) -> None:
+    # names of files need not be UTF-8; as \udc.., which JSON reads, bytes of such a name are text
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _sync(path: Path) -> None:

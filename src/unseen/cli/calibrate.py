@@ -49,7 +49,7 @@ def calibrate(
     """
     from dataclasses import asdict
 
-    from unseen.catalogue import open_dataset
+    from unseen.catalogue import open_dataset, scored_split
     from unseen.checkpoints import read_description
     from unseen.data.datasets import Subset
     from unseen.evaluation import default_source, measure_confidence
@@ -82,6 +82,11 @@ def calibrate(
     measured = measure_confidence(segmenter, dataset, processes=processes, journal=written)
     if processes.rank:
         return
+    if split == scored_split(name):
+        say(
+            "note: these are the pictures that scores are reported on: a confidence measured on "
+            "them is too good there, --split names others"
+        )
     if len(dataset) < FEW:
         say(f"note: {len(dataset)} pictures are few: a confidence is as good as what it is from")
     for kind, other in (("seen", "unseen"), ("unseen", "seen")):

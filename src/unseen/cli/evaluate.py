@@ -169,11 +169,12 @@ def evaluate(
     """
     from dataclasses import asdict, replace
 
-    from unseen.catalogue import find_dataset
+    from unseen.catalogue import find_dataset, scored_split
     from unseen.cli.small import SizeCounter, SmallTargets, describe_protocol, read_areas
     from unseen.data.datasets import Subset
     from unseen.embeddings import TextEmbeddings
     from unseen.evaluation import (
+        BASELINES,
         GAMMAS,
         calibration_curve,
         default_calibration,
@@ -234,7 +235,10 @@ def evaluate(
         loaded = load_segmenter(asked, clip, device, precision, compile=compile)
         shown = loaded.shown_at(short_side=short_side, window=window, stride=stride)
         resized |= shown.config != loaded.config
-        segmenters[asked or clip or DEFAULT_MODEL] = shown
+        title = asked or clip or DEFAULT_MODEL
+        if title in ("chance", *BASELINES):
+            raise InputError(f"another row of the table is called {title!r}: write ./{title}")
+        segmenters[title] = shown
     name, segmenter = next(iter(segmenters.items()))
     source = row.data if row else default_source(segmenter.config)
     if data not in (None, source.name):
@@ -257,7 +261,7 @@ def evaluate(
     offered = embedded.vocabulary if embedded else spelt
     names = offered.names if embedded else dataset.vocabulary.names
     known = find_dataset(source.name)
-    scored_part = known.scored if known else "test"
+    scored_part = scored_split(source.name)
     promised = None
     if row:
         config = segmenter.config
@@ -274,7 +278,7 @@ def evaluate(
                 doubt = sentence
         if doubt:
             say(f"note: the scores of {recipe} are not to be expected here: {doubt}")
-    part = split or (known.scored if known else None)
+    part = split or scored_part
     processes = Processes.started()
     facts = {"data": [source.name, part, asdict(dataset.vocabulary), groups]}
     if curve:

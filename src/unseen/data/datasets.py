@@ -108,13 +108,19 @@ class MaskFolder:
 
     @cached_property
     def names(self) -> list[str]:
-        """What the samples are called: pictures' stems, with their folders where they repeat."""
+        """What the samples are called: pictures' stems, with their folders where they repeat.
+
+        Where those repeat too (``a/b.png`` and ``a-b.png``, ``a.png`` and ``a.jpg``), with numbers.
+        """
         pictures = [picture for picture, _ in self.pairs]
         stems = [picture.stem for picture in pictures]
         if len(set(stems)) == len(stems):
             return stems
         above = os.path.commonpath([picture.parent for picture in pictures])
-        return ["-".join(p.relative_to(above).with_suffix("").parts) for p in pictures]
+        longer = ["-".join(p.relative_to(above).with_suffix("").parts) for p in pictures]
+        if len(set(longer)) == len(longer):
+            return longer
+        return [f"{name}-{number}" for number, name in enumerate(longer, start=1)]
 
 
 def _meaning(

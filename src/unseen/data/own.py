@@ -74,6 +74,15 @@ def own_vocabulary(path: str | Path) -> Vocabulary:
         raise InputError(f"{path}: {error}") from None
 
 
+def default_split(path: str | Path) -> str | None:
+    """Return the split that ``own`` opens by default; ``all`` where there are none, None if it
+    would refuse."""
+    splits = _read(Path(path)).get("splits")
+    if splits is None:
+        return "all"
+    return next((name for name in SCORED if name in splits), None)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8-sig"))

@@ -166,17 +166,19 @@ def zero_shot(
     size, patch = clip.image.config.image_size, clip.image.config.patch_size
     world = World(vocabulary, (size, size), scale=(0.4, 0.9), things=(1, 1), sprites=sprites)
     text = clip.text.embed(vocabulary.things, vocabulary.templates)
+    things = torch.tensor([vocabulary.names.index(name) for name in vocabulary.things])
     right = patch_right = patch_count = 0
     for start in range(0, num_scenes, 60):
-        images, scenes = draw(world, *((VALIDATION, start + i) for i in range(60)))
-        answers = (clip.image(images) @ text.T).argmax(dim=-1)
+        numbers = range(start, min(start + 60, num_scenes))
+        images, scenes = draw(world, *((VALIDATION, number) for number in numbers))
+        answers = (clip.image(images) @ text.T).argmax(dim=-1).cpu()
         for answer, scene in zip(answers, scenes, strict=True):
             mask = torch.from_numpy(scene.mask)
-            label = int(mask[mask < len(vocabulary.things)].mode().values)
+            label = int(mask[torch.isin(mask, things)].mode().values)
             centre = patch // 2  # a patch is scored by the label of its middle pixel
             is_thing = mask[centre::patch, centre::patch] == label
-            right += int(answer[0] == label)
-            patch_right += int((answer[1:][is_thing.flatten()] == label).sum())
+            right += int(things[answer[0]] == label)
+            patch_right += int((things[answer[1:]][is_thing.flatten()] == label).sum())
             patch_count += int(is_thing.sum())
     return {"top1": right / num_scenes, "patch_top1": patch_right / max(patch_count, 1)}
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from unseen.errors import InputError
 from unseen.vocabulary import IGNORE, MINIATURE, MULTI_TEMPLATES, SINGLE_TEMPLATE, Vocabulary
 
 _SPRITES = files("unseen.miniature") / "assets" / "sprites"
@@ -34,6 +35,8 @@ SYNONYMS = {
     "sand": ("beach",),
 }
 """Other words that captions use, now and then, for the same class."""
+
+_AIR = ("sky", "clouds")
 
 EDITION = 2
 """Raised when the same seed comes to draw another scene: what was measured before is of another
@@ -77,6 +80,9 @@ class World:
         scale: smallest and largest side of a thing, as a share of the scene's short side.
         things: fewest and most things in a scene.
         sprites: where the drawings are; the package's own by default.
+
+    Raises:
+        InputError: too few names for a scene, or one without a texture.
     """
 
     def __init__(
@@ -88,6 +94,17 @@ class World:
         things: tuple[int, int] = (0, 4),
         sprites: Traversable | None = None,
     ) -> None:
+        if unknown := [name for name in vocabulary.stuff if name not in TEXTURES]:
+            raise InputError(
+                f"there is no texture of {unknown[0]!r}: its stuff can be {', '.join(TEXTURES)}"
+            )
+        if len(vocabulary.stuff) < 2 or not set(vocabulary.stuff) - set(_AIR):
+            raise InputError(
+                "a world needs two kinds of stuff, not sky and clouds alone; got "
+                f"{', '.join(vocabulary.stuff) or 'none'}"
+            )
+        if things[1] and not vocabulary.things:
+            raise InputError("a world without names of things needs things=(0, 0)")
         self.vocabulary = vocabulary
         self.size = size
         self.scale = scale
@@ -112,7 +129,7 @@ class World:
         image, mask, stuffs = self._background(random)
         count = int(random.integers(self.things[0], self.things[1] + 1))
         drawable = self.vocabulary.things
-        things = [drawable[i] for i in random.integers(len(drawable), size=count)]
+        things = [drawable[i] for i in random.integers(max(1, len(drawable)), size=count)]
         smallest, largest = np.log(self.scale)
         sides = min(height, width) * np.exp(random.uniform(smallest, largest, count))
         sides[::-1].sort()  # what is small stands in front, or it would often not be seen at all
@@ -132,7 +149,7 @@ class World:
         """Paint one or two stuffs, divided by a wavy border."""
         height, width = self.size
         stuff = self.vocabulary.stuff
-        above = [name for name in stuff if name in ("sky", "clouds")]
+        above = [name for name in stuff if name in _AIR]
         below = [name for name in stuff if name not in above]
         if random.random() < 0.7 and above:  # as outdoors: something of the air over the ground
             names = [str(random.choice(above)), str(random.choice(below))]
