@@ -58,8 +58,8 @@ class Pictures(list[Sample]):
 
 
 def stream(order: Order, dataset: Dataset | None = None, **options: object) -> Iterator[Batch]:
-    workers = options.pop("workers", 0)
-    crops = Crops(dataset or micro(), "crop", 32, seed=0, **options)
+    workers, short_side = options.pop("workers", 0), options.pop("short_side", 48)
+    crops = Crops(dataset or micro(), "crop", short_side, 32, seed=0, **options)
     return load(crops, order, workers=workers)
 
 
@@ -86,19 +86,24 @@ def test_a_picture_is_cropped_anew_every_epoch():
     assert not torch.equal(images[0][name], images[1][name])
 
 
-def test_pictures_smaller_than_the_window_are_padded_and_others_are_not_touched():
+def test_pictures_smaller_than_the_window_are_padded():
     labels = np.arange(40 * 30, dtype=np.uint8).reshape(40, 30) % 5
     small = Sample(np.full((40, 30, 3), 7, np.uint8), labels, "small")
-    dataset = Pictures([*(micro()[i] for i in range(2)), small])
-    mixed = next(stream(Order(3, 3, seed=0), dataset))
-    at = mixed.names.index("small")
-    assert mixed.images.shape == (3, 3, 32, 32) and (mixed.images[at, :, :, :30] == 7).all()
-    assert (mixed.labels[at, :, 30:] == IGNORE).all() and (mixed.labels[at, :, :30] < 5).all()
-    for number in range(2):
-        place, sample = Place(0, number), dataset[number]
-        seed = np.random.default_rng(np.random.SeedSequence((0, 0, number)))
-        crop = Crops(dataset, "crop", 32, seed=0)[place]
-        expected, its_labels = random_crop(sample.image, sample.labels, 32, seed)
+    (batch,) = islice(stream(Order(1, 1, seed=0), Pictures([small]), short_side=30), 1)
+    assert batch.images.shape == (1, 3, 32, 32) and (batch.images[0, :, :, :30] == 7).all()
+    assert (batch.labels[0, :, 30:] == IGNORE).all() and (batch.labels[0, :, :30] < 5).all()
+
+
+def test_crops_are_cut_from_pictures_as_the_model_is_shown_them():
+    dataset = micro()
+    image, labels, name = dataset[1]
+    larger = Sample(
+        image.repeat(3, axis=0).repeat(3, axis=1), labels.repeat(3, 0).repeat(3, 1), name
+    )
+    for sample in (dataset[1], larger):
+        seed = np.random.default_rng(np.random.SeedSequence((0, 0, 0)))
+        crop = Crops(Pictures([sample]), "crop", 48, 32, seed=0)[Place(0, 0)]
+        expected, its_labels = random_crop(image, labels, 32, seed)
         assert crop.image.dtype == np.uint8 and (crop.image == expected).all()
         assert (crop.labels == its_labels).all()
 
@@ -106,8 +111,9 @@ def test_pictures_smaller_than_the_window_are_padded_and_others_are_not_touched(
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_a_picture_of_one_row_makes_a_crop(augmentation: str):
     row = Sample(np.zeros((1, 3000, 3), np.uint8), np.zeros((1, 3000), np.uint8), "row")
-    crop = Crops(Pictures([row]), augmentation, 32, seed=0)[Place(0, 0)]
-    assert crop.image.shape == (32, 32, 3) and (crop.labels[1:] == IGNORE).all()
+    crop = Crops(Pictures([row]), augmentation, 48, 32, seed=0)[Place(0, 0)]
+    assert crop.image.shape == (32, 32, 3)
+    assert (crop.labels[1:] == (0 if augmentation == "crop" else IGNORE)).all()
 
 
 class Broken:

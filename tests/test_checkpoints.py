@@ -1,3 +1,4 @@
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from unseen.miniature.world import MICRO
 from unseen.recipes import RECIPES, differing
 from unseen.segmenter import Segmenter
 from unseen.shipped import shipped_models
-from unseen.writing import refuse_existing, write_whole
+from unseen.writing import refuse_existing, write_text, write_whole
 
 OPTIONS = {"prompts": 2, "heads": 4}
 CONFIG = ModelConfig(
@@ -81,6 +82,11 @@ def change_state(folder: Path, **changes) -> None:
     save_file(state, folder / "model.safetensors")
 
 
+def change_config(folder: Path, **changes) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 @pytest.mark.parametrize(
     ("break_it", "says"),
     [
@@ -90,6 +96,17 @@ def change_state(folder: Path, **changes) -> None:
         (lambda f: change_state(f, **{"text.ln_final.bias": None}), "lacks ln_final.bias"),
         (lambda f: (f / "config.json").write_text("{"), "not whole JSON"),
         (lambda f: (f / "config.json").write_text("{}"), "does not describe a model"),
+        (lambda f: (f / "config.json").write_text("[]"), "does not describe a model"),
+        (
+            lambda f: change_config(f, calibration="x"),
+            r"this version knows \(its calibration is 'x'",
+        ),
+        (lambda f: change_config(f, calibration=None), "its calibration is None"),
+        (lambda f: change_config(f, window="64"), "its window is '64'"),
+        (lambda f: change_config(f, stride=0), "its stride is 0"),
+        (lambda f: change_config(f, recipe=None), "its recipe is None"),
+        (lambda f: change_config(f, recipe={"data": {"nam": "x"}}), "data of its recipe are"),
+        (lambda f: change_config(f, setting="foo"), "its setting is 'foo'"),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
         (lambda f: (f / "model.safetensors").unlink(), "no file"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 50), "not a whole weights file"),
@@ -160,7 +177,17 @@ def test_an_interrupted_replacement_leaves_no_model_of_two(micro_clip, saved, mo
         load_pretrained(saved)
 
 
-def test_what_others_left_is_not_replaced(tmp_path):
+def test_what_others_left_is_not_replaced(micro_clip: CLIP, tmp_path):
+    theirs = tmp_path / "clip" / "config.json"
+    write_text(theirs, '{"model_type": "clip"}')
+    model = zegclip(micro_clip.image, **OPTIONS)
+    for act in (
+        lambda: save_pretrained(theirs.parent, model, micro_clip.text, CONFIG),
+        lambda: refuse_existing(theirs.parent, overwrite=True),
+    ):
+        with pytest.raises(InputError, match="is of no model of unseen, and is kept"):
+            act()
+    assert theirs.read_text() == '{"model_type": "clip"}'
     (tmp_path / "model.safetensors").write_text("mine")
     with pytest.raises(InputError, match="model.safetensors is of a model: .* --overwrite"):
         refuse_existing(tmp_path, overwrite=False)

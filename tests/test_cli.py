@@ -577,6 +577,25 @@ def test_evaluate_draws_the_curve_of_gamma(unseen):
     assert "reported on" not in run.err
 
 
+def test_pictures_are_not_painted_over_those_of_the_data_set(unseen):
+    own = make_own(Path("own"), 2)
+    for folder in ("own/masks", "own/images"):
+        run = unseen("evaluate", "--data", own, "--show-dir", folder)
+        assert_one_sentence(run, f"would paint over the pictures or label maps in {folder}")
+    assert unseen("evaluate", "--data", own, "--show-dir", "shown", "--count", "1").code == 0
+
+
+def test_a_training_that_cannot_be_scored_is_not_begun(unseen):
+    own = Path(make_own(Path("own"), 2))
+    own.write_text(own.read_text().replace(", val: {list: train.txt}", ""))
+    for options in (["--seeds", "0,1"], ["--score"]):
+        run = unseen(
+            "train", "zegclip-miniature-inductive", f"data={own}", "batch_size=2", *options
+        )
+        assert_one_sentence(run, "it has no split test or val to be scored")
+    assert not Path("runs").exists()
+
+
 def test_a_model_is_not_called_as_another_row_of_the_table(unseen, segmenter, tmp_path):
     segmenter.save_pretrained(tmp_path / "chance")
     run = unseen("evaluate", "chance", "--count", "1")

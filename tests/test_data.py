@@ -419,6 +419,15 @@ def test_a_mistake_in_the_file_gets_one_sentence(yard, change, says):
     assert "yard.yaml" in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_a_key_that_is_there_twice_is_named(yard):
+    for text, says in (
+        ("label_map: {1: grass, 2: cow, 1: fence}", "line .*: 1 is there twice"),
+        ("unseen: [cow]\nunseen: [fence]", "'unseen' is there twice"),
+    ):
+        with pytest.raises(InputError, match=says):
+            open_dataset(yard(YARD + text))
+
+
 def test_files_that_describe_nothing_get_one_sentence(yard, tmp_path):
     with pytest.raises(InputError, match="must hold keys and values"):
         open_dataset(yard("just text"))

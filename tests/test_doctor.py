@@ -25,11 +25,15 @@ def unseen(capsys, monkeypatch, tmp_path):
 def yard(tmp_path):
     """Return a function that writes a data set of two pictures and describes it."""
 
-    def describe(labels: list[int], more: str = "", names: str = "grass, cow, fence") -> str:
+    def describe(
+        labels: list[int], more: str = "", names: str = "grass, cow, fence", unseen: str = "cow"
+    ) -> str:
         for name in ("a", "b"):
             write_picture(tmp_path / "in" / f"{name}.jpg", (1, len(labels)))
             write(tmp_path / "masks" / f"{name}.png", [labels])
-        text = f"names: [{names}]\nunseen: [cow]\nimages: in/*.jpg\nmasks: masks/*.png\n{more}\n"
+        text = (
+            f"names: [{names}]\nunseen: [{unseen}]\nimages: in/*.jpg\nmasks: masks/*.png\n{more}\n"
+        )
         (tmp_path / "yard.yaml").write_text(text)
         return "yard.yaml"
 
@@ -91,11 +95,11 @@ def test_a_class_taken_for_background_is_told(yard, unseen):
 
 
 def test_classes_that_no_pixel_shows_are_told(yard, unseen):
-    run = unseen("doctor", "data", yard([0, 0, 1, 1], "unseen: [fence]"))
+    run = unseen("doctor", "data", yard([0, 0, 1, 1], unseen="fence"))
     assert run.code == 0 and "no pixel shows a class that is unseen (fence)" in run.out
-    run = unseen("doctor", "data", yard([2, 2, 2, 2], "unseen: [fence]"))
+    run = unseen("doctor", "data", yard([2, 2, 2, 2], unseen="fence"))
     assert "no pixel shows a class that is seen (grass, cow)" in run.out
-    assert "look:" not in unseen("doctor", "data", yard([0, 1, 2, 2], "unseen: [fence]")).out
+    assert "look:" not in unseen("doctor", "data", yard([0, 1, 2, 2], unseen="fence")).out
 
 
 def test_files_that_cannot_be_used_are_listed(yard, unseen, tmp_path):

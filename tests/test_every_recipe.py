@@ -129,7 +129,7 @@ def test_photographic_batches_are_whole_windows_that_the_seed_decides(
 
     def first(seed: int) -> torch.Tensor:
         dataset = open_source(recipe)
-        crops = Crops(dataset, recipe.augmentation, recipe.window, seed)
+        crops = Crops(dataset, recipe.augmentation, recipe.short_side, recipe.window, seed)
         return next(load(crops, Order(len(dataset), recipe.batch_size, seed))).images
 
     assert first(0).shape == (2, 3, WINDOW, WINDOW) and first(0).dtype == torch.float32

@@ -8,6 +8,7 @@ import torch
 from conftest import MICRO_PRETRAINING
 
 from unseen import training_folder
+from unseen.building import open_source
 from unseen.catalogue import DATASETS, open_dataset
 from unseen.checkpoints import load_pretrained
 from unseen.confidence import Confidence
@@ -20,6 +21,7 @@ from unseen.evaluation import (
     evaluate,
     make_baselines,
 )
+from unseen.learning import Engine
 from unseen.miniature.pretrain import Muon, drop_patches, pretrain, rate
 from unseen.miniature.scenes import Scenes
 from unseen.miniature.world import MICRO
@@ -180,6 +182,41 @@ def test_a_training_that_cannot_begin_costs_nothing(micro_recipe: Recipe, tmp_pa
             other = replace(micro_recipe, **changes)
             fit(other, out=tmp_path / "run", start=start, overwrite=True, device="cpu")
     load_pretrained(tmp_path / "run")
+
+
+def test_a_training_does_not_go_on_with_other_classes(micro_recipe: Recipe, tmp_path, monkeypatch):
+    recipe = replace(micro_recipe, steps=4)
+    fit(recipe, out=tmp_path / "done", device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(training_folder.TrainingFolder, "save_model", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):  # after a state
+            fit(recipe, out=tmp_path / "half", engine=Engine(save_every=1), device="cpu")
+    other = Subset(open_dataset("micro", "train"), 20)
+    other.vocabulary = replace(MICRO, unseen=("bus",))
+    monkeypatch.setattr("unseen.training.open_source", lambda _: other)
+    for folder in ("done", "half"):
+        with pytest.raises(
+            InputError, match="with unseen classes .*'grass'.*and this one has .'bus'"
+        ):
+            fit(recipe, out=tmp_path / folder, resume=True, device="cpu")
+
+
+def test_pictures_without_a_class_to_learn_are_told_of(micro_recipe, tmp_path, monkeypatch):
+    blank = Sample(np.zeros((48, 48, 3), np.uint8), np.full((48, 48), 255, np.uint8), "blank")
+
+    class Blank(list[Sample]):
+        vocabulary = MICRO
+
+    monkeypatch.setattr("unseen.training.open_source", lambda _: Blank([blank] * 20))
+    with pytest.warns(UserWarning, match="in any picture of the first 2 steps: it learns nothing"):
+        fit(replace(micro_recipe, steps=2), out=tmp_path / "run", device="cpu")
+
+
+def test_a_recipes_data_is_a_source(micro_recipe: Recipe):
+    recipe = replace(micro_recipe)
+    object.__setattr__(recipe, "data", "farm.yaml")  # as users may, whose types nothing checks
+    with pytest.raises(InputError, match=r"data is a Source, such as .*; got 'farm\.yaml'"):
+        open_source(recipe)
 
 
 def test_training_again_asks_first_and_then_removes_what_was_there(

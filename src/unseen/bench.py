@@ -310,7 +310,7 @@ def loading(case: Case) -> Work:
         raise InputError(f"the data set {recipe.data.name} lies on disk: say where with --root")
     source = Source(recipe.data.name, case.root)
     dataset = open_source(replace(recipe, data=source))
-    crops = Crops(dataset, recipe.augmentation, recipe.window, recipe.seed)
+    crops = Crops(dataset, recipe.augmentation, recipe.short_side, recipe.window, recipe.seed)
     stream = load_batches(crops, Order(len(dataset), case.batch, recipe.seed))
     shown = f"{case.batch} × {recipe.window}×{recipe.window}"
     return Work(lambda: next(stream), torch.device("cpu"), case.batch, 0, shown)

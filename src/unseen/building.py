@@ -14,7 +14,7 @@ from unseen.data.datasets import Dataset
 from unseen.errors import InputError, did_you_mean
 from unseen.methods import METHODS
 from unseen.model import SegmentationModel
-from unseen.recipes import RECIPES, Recipe
+from unseen.recipes import RECIPES, Recipe, Source
 from unseen.settings import find_setting
 from unseen.shipped import shipped_clip
 
@@ -47,7 +47,7 @@ def build(recipe: Recipe, start: str | Path | None) -> Beginning:
     check(recipe)
     if start is None:
         if recipe.setting in ("transductive", "self-training"):
-            example = recipe.starts_from or f"{recipe.method}-{recipe.data.name}-inductive"
+            example = recipe.starts_from or recipe.name
             raise InputError(
                 f"{recipe.setting} training goes on from an inductive model, half trained as in "
                 f"the papers: give --from, such as runs/{example}/halfway"
@@ -146,6 +146,10 @@ def open_source(recipe: Recipe) -> Dataset:
         InputError: as ``open_dataset``, or the recipe does not say where the data set lies.
     """
     source = recipe.data
+    if not isinstance(source, Source):
+        raise InputError(
+            f"a recipe's data is a Source, such as Source('mine.yaml'); got {source!r}"
+        )
     known = find_dataset(source.name)
     if source.root is None and known is not None and known.read is not None:
         raise InputError(

@@ -25,9 +25,23 @@ from unseen.hub import fetch, is_repository
 from unseen.methods import METHODS
 from unseen.model import SegmentationModel
 from unseen.published import PUBLISHED
+from unseen.settings import SETTINGS
 from unseen.shipped import SHIPPED_CLIP, shipped_clip, shipped_model, shipped_models
 from unseen.vocabulary import Vocabulary
-from unseen.writing import write_text, write_whole
+from unseen.writing import refuse_foreign, write_text, write_whole
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "method": str,
+    "options": dict,
+    "setting": str,
+    "calibration": (int, float),
+    "short_side": int,
+    "window": int,
+    "stride": int,
+    "clip": str,
+    "recipe": dict,
+    "start": str,
+}
 
 _TEXT = "text."  # before the names of the text encoder's weights
 
@@ -133,7 +147,8 @@ def save_pretrained(
         dtype: of the stored weights.
 
     Raises:
-        InputError: the folder cannot be written, or nothing says which CLIP was left out.
+        InputError: the folder cannot be written or holds something else's ``config.json``, or
+            nothing says which CLIP was left out.
     """
     if adapter_only and not config.clip:
         raise InputError("a model saved without its CLIP must say which it needs: config.clip")
@@ -157,6 +172,7 @@ def save_pretrained(
         **asdict(replace(config, versions=versions)),
     }
     content = json.dumps(description, indent=1) + "\n"
+    refuse_foreign(folder)
     try:  # without it the folder is no model's while weights and description are not of one
         (folder / "config.json").unlink(missing_ok=True)
     except OSError as error:
@@ -272,12 +288,29 @@ def read_config(description: dict[str, Any]) -> ModelConfig:
     measured = description.get("confidence")
     if measured:  # older ones do not say at which γ, which was the model's own
         measured = {"calibration": description.get("calibration", 0.0), **measured}
+    _check_kinds(description)
     return ModelConfig(
         **{key: value for key, value in description.items() if key in known},
         vocabulary=Vocabulary.from_dict(description["vocabulary"]),
         shown_before=tuple(description.get("shown_before", ())),
         confidence=Confidence.from_dict(measured) if measured else None,
     )
+
+
+def _check_kinds(description: dict[str, Any]) -> None:
+    """Raise a TypeError of the first value that cannot be what it should."""
+    for key, kind in _KINDS.items():
+        value: Any = description.get(key)
+        wrong = not isinstance(value, kind)
+        if kind is int and not wrong:
+            wrong = value < 1
+        if key in description and wrong:
+            raise TypeError(f"its {key} is {value!r}")
+    if description["setting"] not in ("", *SETTINGS):
+        raise TypeError(f"its setting is {description['setting']!r}")
+    source = description.get("recipe", {}).get("data")
+    if isinstance(source, dict) and not {"name"} <= source.keys() <= {"name", "root"}:
+        raise TypeError(f"the data of its recipe are {source!r}")
 
 
 def refuse_exported(folder: Path, description: dict[str, Any]) -> None:
@@ -306,7 +339,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise InputError(f"{path} is not whole JSON: restore it from where it came") from None
-    if description.get("format") != "unseen-model":
+    if not isinstance(description, dict) or description.get("format") != "unseen-model":
         raise InputError(f"{path} does not describe a model of unseen")
     return description
 

@@ -207,7 +207,7 @@ class Learner:
         self.bare, self._fabric, self._recipe, self._engine = model, fabric, recipe, engine
         self._model, self.optimizer = fabric.setup(model, optimizer)
         self._text = fabric.to_device(text)
-        self._setting, self._vocabulary = find_setting(recipe.setting), vocabulary
+        self._setting, self.vocabulary = find_setting(recipe.setting), vocabulary
 
     def step(self, number: int, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Take an optimiser step.
@@ -245,7 +245,7 @@ class Learner:
                     their,
                     self._text,
                     setting=self._setting,
-                    vocabulary=self._vocabulary,
+                    vocabulary=self.vocabulary,
                     loss=recipe.loss,
                     focal_weight=recipe.focal_weight,
                     dice_weight=recipe.dice_weight,
@@ -288,7 +288,7 @@ class Learner:
                 self._seed(number, part)
                 with torch.no_grad():
                     logits = self._model(images.to(self._text.dtype) / 255, self._text).logits
-            target = self._setting.target(labels, logits, self._vocabulary)
+            target = self._setting.target(labels, logits, self.vocabulary)
             total += weigh(target, len(self._text), self._recipe.loss)
         mean = self.average(total / len(parts))
         return lambda count: mean

@@ -90,7 +90,7 @@ def measure_loading(recipe: Recipe, *, count: int = 256, workers: int | None = N
     """
     workers = workers or os.cpu_count() or 1
     with _open(recipe) as (dataset, pictures):
-        crops = Crops(dataset, recipe.augmentation, recipe.window, recipe.seed)
+        crops = Crops(dataset, recipe.augmentation, recipe.short_side, recipe.window, recipe.seed)
         order = Order(len(dataset), min(16, len(dataset)), recipe.seed)
         batches = math.ceil(count / order.batch_size)
         threads = cv2.getNumThreads()

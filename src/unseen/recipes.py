@@ -86,7 +86,8 @@ class Recipe:
         focal_weight: factor of the focal loss.
         dice_weight: factor of the dice loss.
         auxiliary_weight: factor of every loss term that the head itself returns.
-        augmentation: what happens to training pictures: ``photographic`` or ``crop``.
+        augmentation: what happens to training pictures: ``photographic``, as published, or
+            ``crop``, squares cut out of them at ``short_side``.
         short_side: pixels of a picture's short side at test.
         window: side of the crops in training and of the windows at test.
         stride: step between windows at test.

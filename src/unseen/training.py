@@ -9,10 +9,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from unseen.building import build, open_source
-from unseen.checkpoints import ModelConfig, clip_place, read_description, save_pretrained
+from unseen.checkpoints import (
+    ModelConfig,
+    clip_place,
+    describing,
+    read_description,
+    save_pretrained,
+)
 from unseen.data.batches import Batch, Crops, Order, load
 from unseen.data.datasets import Dataset
 from unseen.errors import InputError, require
@@ -25,11 +32,14 @@ from unseen.runs import read_start
 from unseen.segmenter import Segmenter, resolve_device
 from unseen.settings import SELF_TRAINING, TRANSDUCTIVE, Setting, find_setting
 from unseen.states import list_states, require_same
-from unseen.training_folder import TrainingFolder
+from unseen.training_folder import TrainingFolder, describe_classes
 from unseen.vocabulary import Vocabulary
 from unseen.writing import refuse_existing
 
 REPORT_EVERY = 20
+
+WITHOUT = 10
+"""After so many steps without a class to learn from, the training says so."""
 
 
 def launch_fabric(engine: Engine, device: str) -> Any:
@@ -113,7 +123,7 @@ def fit(
     setting, dataset = find_setting(recipe.setting), open_source(recipe)
     vocabulary = dataset.vocabulary
     _check_vocabulary(vocabulary, setting)
-    if resume and _is_done(out, recipe, start):
+    if resume and _is_done(out, recipe, start, vocabulary):
         return Segmenter.from_pretrained(out, device=device)
     model, text_encoder, recipe, before = build(recipe, start)
     shown_before = before.taught if before else ()
@@ -148,7 +158,7 @@ def fit(
     first = folder.restore() if resume else 0
     stream = read_batches(dataset, recipe, engine, fabric, first)
     every = engine.save_every or max(1, recipe.steps // 20)
-    status = ""
+    status, lessons, shown = "", 0, setting.shown(vocabulary)
     with watch() as request, closing(stream):
         steps = range(first, recipe.steps)
         bar = track(
@@ -161,6 +171,14 @@ def fit(
         )
         for step in bar:
             batch, done = next(stream), step + 1
+            lessons += int(np.isin(batch.labels, shown).any())
+            if not lessons and done - first == min(WITHOUT, recipe.steps - first):
+                warnings.warn(
+                    f"no class that training shows ({', '.join(vocabulary.names[i] for i in shown)}"
+                    f") is in any picture of the first {done - first} steps: it learns nothing; "
+                    "look at the labels with 'unseen doctor data'",
+                    stacklevel=2,
+                )
             try:
                 losses = learner.step(step, batch)
             except FloatingPointError as error:
@@ -186,7 +204,8 @@ def fit(
                 raise Interrupted(
                     told,
                     f"stopped by {signal.Signals(told).name} after {done} of {recipe.steps} steps; "
-                    f"the same command with --resume goes on from {folder.newest()}",
+                    f"the same command with --resume{' in place of --overwrite' * overwrite} goes "
+                    f"on from {folder.newest()}",
                 )
     if fabric.is_global_zero:
         save_pretrained(out, model, text_encoder, config)
@@ -206,11 +225,18 @@ def read_batches(
         workers = min(8, (os.cpu_count() or 1) // beside) if gpu else 0
     share = (fabric.global_rank, fabric.world_size)
     order = Order(len(dataset), recipe.batch_size, recipe.seed, first, share)
-    crops = Crops(dataset, recipe.augmentation, recipe.window, recipe.seed, engine.skip_broken)
+    crops = Crops(
+        dataset,
+        recipe.augmentation,
+        recipe.short_side,
+        recipe.window,
+        recipe.seed,
+        engine.skip_broken,
+    )
     return load(crops, order, workers=workers, pinned=gpu)
 
 
-def _is_done(out: Path, recipe: Recipe, start: str | Path | None) -> bool:
+def _is_done(out: Path, recipe: Recipe, start: str | Path | None, vocabulary: Vocabulary) -> bool:
     """Tell whether a folder holds the trained model already.
 
     Raises:
@@ -218,9 +244,13 @@ def _is_done(out: Path, recipe: Recipe, start: str | Path | None) -> bool:
     """
     if not (out / "config.json").is_file() or list_states(out / "states"):
         return False
-    made, wanted = read_description(out)["recipe"], json.loads(json.dumps(recipe.record()))
-    for one, begun in ((made, read_start(out)), (wanted, start)):
+    description = read_description(out)
+    made, wanted = description["recipe"], json.loads(json.dumps(recipe.record()))
+    with describing(out):
+        shown = Vocabulary.from_dict(description["vocabulary"])
+    for one, begun, named in ((made, read_start(out), shown), (wanted, start, vocabulary)):
         one["data"] = one.get("data", {}).get("name")  # it may have moved
+        one.update(describe_classes(named))
         one["start"] = begun and str(begun)
         if start is not None:
             one.pop("clip", None)  # a start brings its own

@@ -26,7 +26,13 @@ from unseen.recipes import Recipe
 from unseen.runs import Log, describe_environment
 from unseen.segmenter import Segmenter
 from unseen.states import list_states, read_newest, require_same, save_state
+from unseen.vocabulary import Vocabulary
 from unseen.writing import write_text
+
+
+def describe_classes(vocabulary: Vocabulary) -> dict[str, list[str]]:
+    """Return what of a vocabulary a training cannot change on its way."""
+    return {"classes": list(vocabulary.names), "unseen classes": list(vocabulary.unseen)}
 
 
 class TrainingFolder:
@@ -59,6 +65,7 @@ class TrainingFolder:
         self._identity = {
             **{key: value for key, value in recipe.record().items() if key not in changeable},
             "data": recipe.data.name,  # it may have moved
+            **describe_classes(learner.vocabulary),
             "CLIP": fingerprint(learner.bare.encoder.clip),
             "start": None if start is None else str(start),
         }

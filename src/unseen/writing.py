@@ -1,5 +1,6 @@
 """Files, and folders of them, that appear whole or not at all."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -102,11 +103,13 @@ def refuse_existing(folder: Path, *, overwrite: bool) -> None:
         overwrite: refuse no model.
 
     Raises:
-        InputError: a model, or a training's states, are there; or a file, which is always refused.
+        InputError: a model, or a training's states, are there; or a file, or what is no model of
+            unseen, which are always refused.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a folder")
     if overwrite:
+        refuse_foreign(folder)
         return
     if (folder / "states").exists():
         raise InputError(
@@ -116,6 +119,23 @@ def refuse_existing(folder: Path, *, overwrite: bool) -> None:
     taken = next((folder / name for name in names if (folder / name).exists()), None)
     if taken:
         raise InputError(f"{taken} is of a model: name another folder, or --overwrite")
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder whose ``config.json``, of which others have one too, is not of a model here.
+
+    Raises:
+        InputError: it is of something else.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or content.get("format") != "unseen-model":
+        raise InputError(f"{path} is of no model of unseen, and is kept: name another folder")
 
 
 def _fill(path: Path, text: str) -> None:

@@ -219,7 +219,8 @@ def test_an_empty_mask_teaches_nothing_and_harms_nothing(micro_recipe: Recipe, t
     for path in (tmp_path / "own" / "masks").iterdir():
         Image.fromarray(np.full((60, 70), 255, np.uint8)).save(path)
     for loss in ("masks", "softmax"):
-        fit(replace(recipe, loss=loss), out=tmp_path / loss, device="cpu")
+        with pytest.warns(UserWarning, match="of the first 6 steps: it learns nothing"):
+            fit(replace(recipe, loss=loss), out=tmp_path / loss, device="cpu")
         for line in (tmp_path / loss / "log.jsonl").read_text().splitlines():
             assert all(np.isfinite(value) for value in json.loads(line).values())
 
@@ -231,8 +232,8 @@ def test_a_newest_state_that_is_broken_is_named_and_the_one_before_used(
     fit(micro_recipe, out=tmp_path / "straight", device="cpu", engine=engine)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 3)
-        with pytest.raises(Interrupted):
-            fit(micro_recipe, out=tmp_path / "run", device="cpu", engine=engine)
+        with pytest.raises(Interrupted, match="with --resume in place of --overwrite goes on"):
+            fit(micro_recipe, out=tmp_path / "run", overwrite=True, device="cpu", engine=engine)
     newest = list_states(tmp_path / "run" / "states")[0].path
     newest.write_bytes(newest.read_bytes()[:-100])
     with pytest.warns(UserWarning, match=f"{newest.name} is broken"):

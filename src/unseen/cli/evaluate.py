@@ -171,7 +171,7 @@ def evaluate(
 
     from unseen.catalogue import find_dataset, scored_split
     from unseen.cli.small import SizeCounter, SmallTargets, describe_protocol, read_areas
-    from unseen.data.datasets import Subset
+    from unseen.data.datasets import Subset, folders_of
     from unseen.embeddings import TextEmbeddings
     from unseen.evaluation import (
         BASELINES,
@@ -245,6 +245,10 @@ def evaluate(
         source = Source(data)
     of_training = not (row or data or root or split) and bool(segmenter.config.setting)
     dataset = _open(source, root, split, of_training=of_training)
+    if show_dir and show_dir.resolve() in folders_of(dataset):
+        raise InputError(
+            f"--show-dir would paint over the pictures or label maps in {show_dir}: name another"
+        )
     if isinstance(row, Evaluation):  # as published: no class of another data set is unseen
         dataset.vocabulary = replace(dataset.vocabulary, unseen=())
     if count is not None:

@@ -64,9 +64,10 @@ def segment(
     clip: Clip = None,
     templates: Templates = None,
     text: TextFile = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for what is written.")] = Path(
-        "segmented"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="Folder for what is written; files of its names are replaced."),
+    ] = Path("segmented"),
     save: Annotated[
         str,
         typer.Option(

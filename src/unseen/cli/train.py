@@ -13,6 +13,8 @@ from unseen.errors import InputError
 from unseen.processes import Processes
 
 if TYPE_CHECKING:
+    from unseen.data.datasets import Dataset
+    from unseen.recipes import Source
     from unseen.segmenter import Segmenter
 
 
@@ -144,6 +146,8 @@ def train(
     from unseen.training import fit
     from unseen.writing import refuse_existing
 
+    if score or seeds:
+        _open_scored(plan.data)
     for folder in plans:  # the last seed's before the first is trained
         refuse_existing(folder, overwrite=overwrite or resume)
     engine = Engine(
@@ -191,18 +195,23 @@ def train(
             print(f"{out} holds the model; score it with: unseen evaluate {out}")
 
 
+def _open_scored(source: "Source") -> "Dataset":
+    """Open what scores are reported on."""
+    from unseen.catalogue import open_dataset
+
+    return open_dataset(source.name, root=source.root)
+
+
 def _score(model: "Segmenter", folder: Path) -> dict[str, float | None]:
     """Score a trained model on what scores are reported on, and write that beside it."""
     from dataclasses import asdict
 
-    from unseen.catalogue import open_dataset
     from unseen.evaluation import default_source, evaluate
     from unseen.runs import read_run, save_scores
 
     source, processes = default_source(model.config), Processes.started()
     if not (folder / "scores.json").is_file():
-        dataset = open_dataset(source.name, root=source.root)
-        scores = evaluate(model, dataset, processes=processes)
+        scores = evaluate(model, _open_scored(source), processes=processes)
         if not processes.rank:
             save_scores(folder, scores, {"data": asdict(source)})
     processes.gather(None)  # the others read what the first one wrote

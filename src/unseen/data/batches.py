@@ -18,32 +18,43 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from unseen.data.datasets import Dataset, Sample
-from unseen.data.transforms import pad, photographic, random_crop
+from unseen.data.transforms import (
+    fit_short_side,
+    pad,
+    photographic,
+    random_crop,
+    resize_image,
+    resize_labels,
+)
 from unseen.errors import InputError
 from unseen.interruption import SIGNALS
 
 SKIPPED_SHARE = 0.05
 """Pictures that may be skipped because they cannot be read, as a share of a data set."""
 
-Augmentation = Callable[[Sample, int, np.random.SeedSequence], tuple[np.ndarray, np.ndarray]]
+Augmentation = Callable[[Sample, int, int, np.random.SeedSequence], tuple[np.ndarray, np.ndarray]]
 
 
 def _cropped(
-    sample: Sample, window: int, seed: np.random.SeedSequence
+    sample: Sample, short_side: int, window: int, seed: np.random.SeedSequence
 ) -> tuple[np.ndarray, np.ndarray]:
-    crop = random_crop(sample.image, sample.labels, window, np.random.default_rng(seed))
+    height, width = sample.labels.shape
+    size = fit_short_side((height, width), short_side)  # as the trained model will be shown it
+    image, labels = resize_image(sample.image, size), resize_labels(sample.labels, size)
+    crop = random_crop(image, labels, window, np.random.default_rng(seed))
     return crop if min(crop[1].shape) == window else pad(*crop, window)
 
 
 def _photographic(
-    sample: Sample, window: int, seed: np.random.SeedSequence
+    sample: Sample, short_side: int, window: int, seed: np.random.SeedSequence
 ) -> tuple[np.ndarray, np.ndarray]:
     drawn = np.random.RandomState(np.random.MT19937(seed))
     return photographic(sample.image, sample.labels, window, drawn)
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {"photographic": _photographic, "crop": _cropped}
-"""From a sample, the side of a crop and a seed to the crop and its labels."""
+"""From a sample, the short side of what the model is shown, the side of a crop and a seed to the
+crop and its labels. The published pipeline draws sizes of its own."""
 
 
 class Place(NamedTuple):
@@ -116,6 +127,7 @@ class Crops:
     Args:
         dataset: pictures with labels.
         augmentation: a key of ``AUGMENTATIONS``.
+        short_side: of pictures as the model is shown them.
         window: side of a crop.
         seed: decides, with the place, how a picture is cropped.
         skip: take the next picture in place of one that cannot be read.
@@ -123,6 +135,7 @@ class Crops:
 
     dataset: Dataset
     augmentation: str
+    short_side: int
     window: int
     seed: int
     skip: bool = False
@@ -141,7 +154,7 @@ class Crops:
                 if not self.skip or len(broken) == len(self.dataset):
                     return error
         seed = np.random.SeedSequence((self.seed, epoch, number))
-        crop = AUGMENTATIONS[self.augmentation](sample, self.window, seed)
+        crop = AUGMENTATIONS[self.augmentation](sample, self.short_side, self.window, seed)
         return Crop(*crop, sample.name, broken)
 
 

@@ -123,6 +123,12 @@ class MaskFolder:
         return [f"{name}-{number}" for number, name in enumerate(longer, start=1)]
 
 
+def folders_of(dataset: Dataset) -> set[Path]:
+    """Return where a data set's pictures and label maps lie; none if it does not say."""
+    pairs = dataset.pairs if isinstance(dataset, MaskFolder) else ()
+    return {path.resolve().parent for pair in pairs for path in pair}
+
+
 def _meaning(
     num_classes: int,
     reduce_zero: bool,

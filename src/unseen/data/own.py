@@ -36,6 +36,19 @@ SCORED = ("test", "val")
 """The splits that are opened when none is named: the first that there is."""
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which would otherwise take the last of keys that repeat."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return what the node maps, or say which key is there twice."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                mark = node.value[place][0].start_mark
+                raise yaml.MarkedYAMLError(problem=f"{key!r} is there twice", problem_mark=mark)
+        return super().construct_mapping(node, deep)
+
+
 def own(
     path: str | Path, split: str | None = None, *, root: str | Path | None = None
 ) -> MaskFolder:
@@ -85,7 +98,7 @@ def default_split(path: str | Path) -> str | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        fields = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except FileNotFoundError:
         raise InputError(f"there is no data set file at {path}: check the path") from None
     except (OSError, UnicodeDecodeError) as error:
