@@ -76,6 +76,7 @@ def test_precisions_reach_the_model():
         logits[precision] = windows(segmenter, small("windows")).run()
     assert 0 < (logits["fp32"] - logits["bf16"]).abs().max() < 0.1 * logits["fp32"].abs().max()
     assert measure(small("picture", precision="bf16")).classes == 34
+    assert measure(small("training", precision="bf16")).classes > 0
 
 
 @pytest.mark.parametrize(

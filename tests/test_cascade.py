@@ -9,7 +9,7 @@ from unseen.methods.cliprc import RegionHead
 from unseen.methods.encoder import PromptedEncoder, Stages
 from unseen.methods.frozen import FrozenEncoder, TextSimilarity
 from unseen.methods.zegclip import ZegHead, zegclip
-from unseen.model import ImageFeatures
+from unseen.model import ImageFeatures, SegmentationModel
 
 DIM = 8
 
@@ -58,9 +58,33 @@ def test_logits_are_the_sum_of_the_heads_on_weighted_maps():
 
 
 def test_published_weights_are_those_of_the_papers_table():
-    mix = Cascade([ZegHead(DIM, heads=2)] * 3, GROUPS).mixes
+    mix = Cascade([ZegHead(DIM, heads=2) for _ in GROUPS], GROUPS).mixes
     assert [round(w, 2) for w in mix[0].weights.tolist()] == [0.14, 0.61, 1.0]
     assert mix[2].weights is None
+
+
+def test_a_cascade_and_its_encoder_agree_on_blocks(clip):
+    heads = [ZegHead(DIM, heads=2) for _ in range(2)]
+    cascaded = Cascade(heads, [[2, 3], [4]])
+    for blocks in ((1, 2, 3), (1, 2, 3, 4)):
+        encoder = PromptedEncoder(clip, prompts=1, stages=Stages(clip.config, blocks))
+        with pytest.raises(InputError, match=r"reads the blocks \[2, 3, 4\], and the encoder taps"):
+            SegmentationModel(encoder, cascaded)
+    bare = SegmentationModel(PromptedEncoder(clip, prompts=1), cascaded)
+    with pytest.raises(InputError, match="the encoder taps 0: give it Stages of these blocks"):
+        bare(torch.rand(1, 3, 64, 64), torch.randn(2, DIM))
+    with pytest.raises(InputError, match="a head of its own: one is there twice"):
+        Cascade([heads[0]] * 2, [[3], [4]])
+
+
+def test_heads_with_losses_of_their_own_and_others_without_go_together(clip):
+    heads = [ZegHead(DIM, heads=2), RegionHead(DIM, heads=2)]
+    found = []
+    for order in (heads, heads[::-1]):
+        encoder = PromptedEncoder(clip, prompts=1, regions=4, stages=Stages(clip.config, (3, 4)))
+        model = SegmentationModel(encoder, Cascade(order, [[3], [4]])).train()
+        found.append(set(model(torch.rand(1, 3, 64, 64), torch.randn(2, DIM)).auxiliary))
+    assert found == [{"recovery_queries", "recovery_patches"}] * 2
 
 
 def test_groups_may_overlap_and_need_not_hold_the_last_block(clip):

@@ -316,6 +316,8 @@ def broken(kind: str, folder: Path) -> Path:
         torch.save([1, 2, 3], path)
     elif kind == "another network":
         torch.save({"layer1.0.conv1.weight": torch.zeros(3)}, path)
+    elif kind == "numbers for names":
+        torch.save({1: torch.zeros(3)}, path)
     elif kind == "missing key":
         del state["visual.ln_post.bias"]
         torch.save(state, path)
@@ -333,6 +335,7 @@ def broken(kind: str, folder: Path) -> Path:
         ("truncated", "not a whole weights file"),
         ("truncated safetensors", "not a whole weights file"),
         ("no state dict", "holds no weights by name"),
+        ("numbers for names", "holds no weights by name"),
         ("another network", "not a CLIP with a vision transformer"),
         ("missing key", "lacks ln_post.bias"),
         ("extra key", "unknown surprise"),

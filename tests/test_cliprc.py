@@ -75,6 +75,18 @@ def test_features_equal_a_loop_in_which_each_token_reads_what_it_sees(clip, dept
         torch.testing.assert_close(features.regions[0].flatten(1)[:, r], expected)
 
 
+def test_gradients_in_float64_equal_differences(clip):
+    torch.manual_seed(0)
+    model = cliprc(clip, prompts=2, regions=4, heads=2).encoder.double().eval()
+    image, way = torch.rand(2, 1, 3, 32, 32, dtype=torch.float64)
+    image.requires_grad_()
+    model(image).patches[:, :3].sum().backward()
+    with torch.no_grad():
+        ahead, behind = (model(image + e * way).patches[:, :3].sum() for e in (1e-6, -1e-6))
+    slope = (ahead - behind) / 2e-6
+    torch.testing.assert_close((image.grad * way).sum(), slope, rtol=1e-5, atol=1e-7)
+
+
 def test_regions_start_as_the_class_token_and_stay(clip):
     encoder = PromptedEncoder(clip, prompts=1, regions=9)
     expected = clip.class_embedding + clip.positional_embedding[0]

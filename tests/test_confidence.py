@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from unseen.confidence import Confidence, rise
 from unseen.data.datasets import Subset
 from unseen.errors import InputError
-from unseen.evaluation import evaluate, measure_confidence
+from unseen.evaluation import calibration_curve, evaluate, measure_confidence
+from unseen.journal import Journal
 from unseen.miniature.scenes import Scenes
+from unseen.report import Record
 from unseen.segmenter import Segmenter
 
 
@@ -97,3 +100,20 @@ def test_a_journal_of_another_measurement_is_another_journal(segmenter: Segmente
     config = replace(segmenter.config, confidence=Confidence(unseen=((0.5,), (0.7,))))
     after = Segmenter(segmenter.model, segmenter.text, config).conditions(labels)
     assert {key for key in before if before[key] != after[key]} == {"confidence"}
+
+
+def test_a_journal_recalls_nothing_of_another_question(segmenter: Segmenter, tmp_path):
+    scenes = Subset(Scenes("val"), 2)
+    ask = partial(evaluate, segmenter, scenes)
+    conditions = segmenter.conditions(segmenter.embed(scenes.vocabulary))
+
+    def journal() -> Journal:
+        return Journal(tmp_path / "journal", conditions)
+
+    first = ask(journal=journal())
+    for other in ({"calibration": 0.0}, {"tta": True}, {"words": {"sky": ["water"]}}):
+        assert (ask(**other, journal=journal()).matrix == ask(**other).matrix).all()
+        assert (ask(**other).matrix != first.matrix).any()
+    ask(keep=[Record()], journal=journal())
+    curve = calibration_curve(segmenter, scenes, [0.0, 0.1], journal=journal())
+    assert (curve[0.1].matrix == first.matrix).all()

@@ -41,6 +41,14 @@ def load(name: str, vocabulary: Vocabulary) -> TextEmbeddings:
     return TextEmbeddings.load(Path(ELSEWHERE, name), vocabulary)
 
 
+def test_what_is_written_ends_as_it_is_read(tmp_path):
+    one = TextEmbeddings(Vocabulary("one", ("cat",)), torch.ones(1, 4))
+    with pytest.raises(InputError, match=r"q\.npy must end in \.safetensors"):
+        one.save(tmp_path / "q.npy")
+    one.save(tmp_path / "q.safetensors")
+    assert TextEmbeddings.load(tmp_path / "q.safetensors").vocabulary.names == ("cat",)
+
+
 @pytest.mark.parametrize(("name", "vocabulary"), FILES.items())
 def test_the_authors_files_hold_a_unit_row_for_each_name(name, vocabulary):
     embeddings = load(name, vocabulary)

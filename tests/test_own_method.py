@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, TypeCheckError
 from torch import Tensor, nn
 
 from unseen import (
@@ -84,6 +84,32 @@ def test_a_head_whose_axes_are_turned_is_told_so(micro_recipe, tmp_path, monkeyp
 def test_a_head_that_returns_a_bare_tensor_is_told_so():
     with pytest.raises(InputError, match="must return a Prediction .* got Tensor"):
         check_prediction(torch.zeros(2, 3, 4, 4), 2, 3)
+
+
+@pytest.mark.parametrize(
+    "term", [("focal", torch.ones(())), ("mine", 0.5), ("mine", torch.ones(1))]
+)
+def test_a_loss_of_its_own_has_a_name_of_its_own(micro_recipe, tmp_path, monkeypatch, term):
+    class LossyHead(CosineHead):
+        def forward(self, features, text):
+            return super().forward(features, text)._replace(auxiliary=dict([term]))
+
+    def lossy(clip, prompts: int = 2, *, offset: int = 0, heads=None) -> SegmentationModel:
+        dim = clip.config.embed_dim
+        return SegmentationModel(PromptedEncoder(clip, prompts=prompts), LossyHead(dim))
+
+    monkeypatch.setitem(METHODS, "lossy", lossy)
+    recipe = replace(micro_recipe, method="lossy", options={"offset": 0, "prompts": 3})
+    with pytest.raises(
+        (InputError, TypeCheckError), match=f"own loss '{term[0]}' must be|auxiliary"
+    ):
+        fit(recipe, out=tmp_path / "run", device="cpu")
+
+
+def test_a_method_without_weights_to_train_is_told_so(micro_recipe, tmp_path, monkeypatch):
+    recipe = replace(micro_recipe, method="maskclip", options={})
+    with pytest.raises(InputError, match="nothing to train in this model"):
+        fit(recipe, out=tmp_path / "run", device="cpu")
 
 
 def test_a_new_head_cascades_at_once(micro_clip):

@@ -97,7 +97,7 @@ def _make(recipe: Recipe, image: ImageEncoder) -> SegmentationModel:
     parameters = inspect.signature(METHODS[recipe.method]).parameters
     default = parameters["heads"].default if "heads" in parameters else 1
     heads, width = recipe.options.get("heads", default), image.config.embed_dim
-    if width % heads:
+    if isinstance(heads, int) and width % heads:
         raise InputError(f"options.heads must divide this CLIP's width of {width}, got {heads}")
     try:
         return METHODS[recipe.method](image, **recipe.options)
@@ -126,7 +126,8 @@ def check(recipe: Recipe) -> None:
             hint = did_you_mean(name, names)
             raise InputError(f"no {what} is called {name!r}{hint} (known: {', '.join(names)})")
     parameters = inspect.signature(METHODS[recipe.method]).parameters
-    known = [name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY]
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = [name for name, one in list(parameters.items())[1:] if one.kind in kinds]  # after CLIP
     for name, value in recipe.options.items():
         if name not in known:
             hint = did_you_mean(name, known)
@@ -134,7 +135,8 @@ def check(recipe: Recipe) -> None:
                 f"{recipe.method} has no option {name!r}{hint} (it has: {', '.join(known)})"
             )
         whole = parameters[name].annotation in (int, int | None)
-        least = 0 if name == "depth" else 1
+        default = parameters[name].default
+        least = 0 if name == "depth" or (isinstance(default, int) and default < 1) else 1
         if whole and value is not None and (type(value) is not int or value < least):
             raise InputError(f"options.{name} must be a whole number from {least}, got {value!r}")
 

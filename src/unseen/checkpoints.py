@@ -152,6 +152,8 @@ def save_pretrained(
     """
     if adapter_only and not config.clip:
         raise InputError("a model saved without its CLIP must say which it needs: config.clip")
+    if adapter_only and any(p.requires_grad for p in model.encoder.clip.parameters()):
+        raise InputError("a model whose CLIP was trained too is saved whole, not adapter_only")
     folder = Path(folder)
     state = model.state_dict()
     if adapter_only:

@@ -65,7 +65,8 @@ def recognise(
             "expected a checkpoint of the authors' ZegCLIP, Cascade-CLIP or CLIP-RC; this has no "
             "decoder of theirs. Weights of CLIP alone need no conversion: use --clip"
         )
-    names = tuple(str(name) for name in meta.get("CLASSES") or ())
+    classes = meta.get("CLASSES")
+    names = tuple(map(str, classes)) if isinstance(classes, (list, tuple)) else ()
     matches = [v for v in VOCABULARIES.values() if v.names == names]
     # the released configuration of Context holds out other classes than the paper names
     found = next((v for v in matches if v.name.endswith("-released")), None)

@@ -77,7 +77,13 @@ class TextEmbeddings:
             ) from None
 
     def save(self, path: str | Path) -> None:
-        """Write the rows with their names, templates and CLIP."""
+        """Write the rows with their names, templates and CLIP.
+
+        Raises:
+            InputError: the file's name does not end in .safetensors, or it cannot be written.
+        """
+        if Path(path).suffix != ".safetensors":
+            raise InputError(f"{path} must end in .safetensors, which is what is written")
         facts = {"vocabulary": json.dumps(asdict(self.vocabulary)), "clip": self.clip}
         rows = {"text": self.values.cpu().contiguous()}
         write_whole(Path(path), lambda part: save_file(rows, part, metadata=facts))

@@ -1,6 +1,7 @@
 """Scores of a segmenter on a data set."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -106,8 +107,13 @@ def _over(
     look: Callable[[Sample], Any],
     processes: Processes,
     journal: Journal | None,
+    asked: Sequence[Any],
 ) -> Iterator[Any]:
-    """Yield what is made of every picture, in order, in all processes alike."""
+    """Yield what is made of every picture, in order, in all processes alike.
+
+    ``asked`` is all that it depends on beside the journal's conditions and the picture.
+    """
+    kind = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
     def make(index: int) -> Any:
         sample = dataset[index]
@@ -115,7 +121,9 @@ def _over(
             return look(sample)
         pixels = hashlib.sha256(repr(sample.image.shape).encode())
         pixels.update(sample.image.tobytes() + sample.labels.tobytes())
-        return journal.recall(f"{sample.name} {pixels.hexdigest()[:32]}", lambda: look(sample))
+        return journal.recall(
+            f"{sample.name} {pixels.hexdigest()[:32]} {kind}", lambda: look(sample)
+        )
 
     return processes.share(len(dataset), make, "evaluating")
 
@@ -170,8 +178,10 @@ def evaluate(
             see(one)
         return [scores.pack(), *(keeper.look(one) for keeper in keep)]
 
+    kinds = [type(keeper).__qualname__ for keeper in keep]
+    asked = ["scores", names, words and list_groups(words), float(calibration), tta, kinds]
     total: Scores | None = None
-    for packed, *kept in _over(dataset, look, processes, journal):
+    for packed, *kept in _over(dataset, look, processes, journal, asked):
         scores = Scores.unpack(packed, dataset.vocabulary)
         total = scores if total is None else total + scores
         for keeper, one in zip(keep, kept, strict=True):
@@ -237,7 +247,8 @@ def calibration_curve(
             cell += np.bincount(flat, minlength=cell.size).reshape(cell.shape)
         return to_sparse(found)
 
-    for found in _over(dataset, look, processes, journal):
+    asked = ["curve", names, words and list_groups(words), order.tolist()]
+    for found in _over(dataset, look, processes, journal, asked):
         add_sparse(cells, found)
     # γ number k is below the margin of all pixels that lie in a place after k
     seen = cells[0][::-1].cumsum(axis=0)[::-1][1:]

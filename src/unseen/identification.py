@@ -128,7 +128,8 @@ def _published(path: Path, archive: Archive) -> Identity:
     report = compare_keys(state, sizes)
     vision, text, meta = sizes.vision, sizes.text, archive.meta
     vocabulary = says.vocabulary
-    classes = meta.get("CLASSES") or ()
+    classes = meta.get("CLASSES")
+    classes = classes if isinstance(classes, (list, tuple)) else ()
     facts: dict[str, Any] = {
         "method": TITLES[sizes.method],
         "prompts": sizes.prompts,

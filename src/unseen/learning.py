@@ -41,8 +41,13 @@ def make_optimizer(
 
     The authors' configurations mean to spare norms from decay and to have two rates, but the first
     key that matches a name wins there, and every trained parameter gets the same.
+
+    Raises:
+        InputError: nothing is trainable.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise InputError("there is nothing to train in this model: all of its weights are frozen")
     return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
 
 
@@ -77,7 +82,7 @@ def compute_loss(
             over all parts of the batch, where this is one of several.
 
     Raises:
-        InputError: the head answers something else than it should.
+        InputError: the head answers something else than it should, or calls a loss as another one.
     """
     prediction = model(images, text)
     check_prediction(prediction, len(images), len(text))
@@ -93,8 +98,14 @@ def compute_loss(
             dice_weight=dice_weight,
             num_pairs=count,
         )
-    auxiliary = {name: auxiliary_weight * term for name, term in prediction.auxiliary.items()}
-    return {**losses, **auxiliary}
+    for name, term in prediction.auxiliary.items():
+        if name in losses or not isinstance(term, Tensor) or term.ndim:
+            raise InputError(
+                f"the head's own loss {name!r} must be a tensor of no axes, and none of "
+                f"{', '.join(losses)}, which the recipe's loss is called; see docs/own-method.md"
+            )
+        losses[name] = auxiliary_weight * term
+    return losses
 
 
 def check_prediction(prediction: object, images: int, classes: int) -> None:
@@ -295,10 +306,11 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Return all that the steps so far have changed."""
+        trained = {name for name, value in self.bare.named_parameters() if value.requires_grad}
         learned = {
             name: value.detach().cpu()
             for name, value in self.bare.state_dict().items()
-            if not name.startswith(_CLIP)
+            if name in trained or not name.startswith(_CLIP)
         }
         return {
             "model": learned,

@@ -132,7 +132,10 @@ def criterion(
     """
     present = find_present(target, logits.shape[1])
     pairs = torch.as_tensor(present.sum() if num_pairs is None else num_pairs).clamp(min=1)
-    focal_sum, dice_sum = MaskLosses.apply(logits, target, present)  # type: ignore[no-untyped-call]
+    with torch.autocast(logits.device.type, enabled=False):  # sums over pictures need float32
+        focal_sum, dice_sum = MaskLosses.apply(  # type: ignore[no-untyped-call]
+            logits, target, present
+        )
     return {"focal": focal_weight * focal_sum / pairs, "dice": dice_weight * dice_sum / pairs}
 
 

@@ -6,13 +6,14 @@ P prompts, R = r×r regions, S stages, h×w patch grid, H×W pixels.
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from unseen.clip.model import ImageEncoder
+from unseen.errors import InputError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -42,6 +43,12 @@ class Encoder(nn.Module):
 
     clip: ImageEncoder
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The numbers of the blocks whose maps are ``ImageFeatures.stages``, in order."""
+        stages: Any = getattr(self, "stages", None)
+        return tuple(stages.blocks) if stages else ()
+
 
 class Prediction(NamedTuple):
     """What a head answers: per-class logits on the patch grid, and scalars to add to the loss."""
@@ -66,6 +73,9 @@ class SegmentationModel(nn.Module):
         mean: per-channel mean to subtract, published on the 0..255 scale. All three methods use
             ImageNet's statistics, although the CLIP inside was trained with its own.
         std: per-channel deviation to divide by, on the same scale.
+
+    Raises:
+        InputError: the head reads other blocks than the encoder taps.
     """
 
     mean: Tensor
@@ -80,6 +90,13 @@ class SegmentationModel(nn.Module):
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
+        read = tuple(getattr(head, "blocks", ()))
+        tapped = tuple(getattr(encoder, "blocks", ()))
+        if read and tapped and read != tapped:
+            raise InputError(
+                f"the head reads the blocks {list(read)}, and the encoder taps {list(tapped)}: "
+                "give it Stages of the head's blocks"
+            )
         self.encoder = encoder
         self.head = head
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1) / 255)

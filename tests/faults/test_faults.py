@@ -19,9 +19,12 @@ from PIL import Image
 
 from unseen import training, training_folder
 from unseen.checkpoints import load_pretrained
+from unseen.clip import ImageEncoder
 from unseen.errors import InputError, MissingExtra
 from unseen.interruption import Interrupted, Request
 from unseen.learning import Engine, Learner
+from unseen.methods import METHODS
+from unseen.model import SegmentationModel
 from unseen.recipes import Recipe, Source
 from unseen.states import list_states
 from unseen.training import fit
@@ -62,6 +65,27 @@ def test_a_training_that_is_asked_to_end_is_resumed_to_the_bit(
     lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 6]
     assert not (tmp_path / "run" / "states").exists()
+
+
+def test_weights_of_clip_that_an_own_method_trains_are_resumed_too(
+    micro_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def tuned(clip: ImageEncoder, *, heads: int = 4) -> SegmentationModel:
+        model = METHODS["zegclip"](clip, prompts=2, heads=heads)
+        clip.ln_pre.requires_grad_(True)
+        return model
+
+    monkeypatch.setitem(METHODS, "tuned", tuned)
+    recipe = replace(micro_recipe, method="tuned", options={})
+    fit(recipe, out=tmp_path / "straight", device="cpu")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        with pytest.raises(Interrupted):
+            fit(recipe, out=tmp_path / "run", device="cpu")
+    made = fit(recipe, out=tmp_path / "run", device="cpu", resume=True)
+    assert weights(tmp_path / "run") == weights(tmp_path / "straight")
+    with pytest.raises(InputError, match="whose CLIP was trained too is saved whole"):
+        made.save_pretrained(tmp_path / "adapter", adapter_only=True)
 
 
 def test_what_is_done_is_not_done_again(micro_recipe: Recipe, tmp_path: Path, monkeypatch):

@@ -78,7 +78,10 @@ def read_archive(path: str | Path, *, wanted: Callable[[str], bool] = lambda nam
             "expected safetensors, what torch.save writes, or TorchScript"
         ) from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    named = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+    if not isinstance(state, dict) or not named:
         raise InputError(f"{path} holds no weights by name: expected a state dict")
     meta = content.get("meta") if state is not content else None
     return Archive(dict(state), meta if isinstance(meta, dict) else {})

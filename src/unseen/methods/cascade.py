@@ -70,6 +70,9 @@ class Cascade(nn.Module):
             published choice. Groups may overlap; the encoder must tap the blocks they name.
         aggregation: how the maps of a group are weighted, a key of ``AGGREGATIONS``.
         learned: train those weights.
+
+    Raises:
+        InputError: groups and heads do not fit together, or one with weights is there twice.
     """
 
     def __init__(
@@ -86,6 +89,9 @@ class Cascade(nn.Module):
                 f"a cascade needs a group of blocks for each head: got {len(heads)} heads and the "
                 f"groups {[list(group) for group in groups]}"
             )
+        trained = [head for head in heads if head.state_dict()]
+        if len({id(head) for head in trained}) < len(trained):
+            raise InputError("each group of a cascade needs a head of its own: one is there twice")
         self.groups = tuple(tuple(group) for group in groups)
         self.blocks = tuple(sorted({block for group in groups for block in group}))
         self.heads = nn.ModuleList(heads)
@@ -94,6 +100,11 @@ class Cascade(nn.Module):
         )
 
     def forward(self, features: ImageFeatures, text: Float[Tensor, "C D"]) -> Prediction:
+        if len(features.stages) != len(self.blocks):
+            raise InputError(
+                f"the cascade reads the blocks {list(self.blocks)}, and the encoder taps "
+                f"{len(features.stages)}: give it Stages of these blocks"
+            )
         maps = dict(zip(self.blocks, features.stages, strict=True))
         predictions = []
         for head, group, mix in zip(self.heads, self.groups, self.mixes, strict=True):
@@ -104,7 +115,7 @@ class Cascade(nn.Module):
         for prediction in predictions[1:]:
             logits = logits + prediction.logits
             for name, value in prediction.auxiliary.items():
-                auxiliary[name] = auxiliary[name] + value
+                auxiliary[name] = auxiliary[name] + value if name in auxiliary else value
         return Prediction(logits, auxiliary)
 
 

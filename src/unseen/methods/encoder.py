@@ -208,7 +208,8 @@ class PromptedEncoder(Encoder):
         patches = slice(1, 1 + grid[0] * grid[1])
         mask = prompted_mask = None
         if self.regions is not None:
-            mask = region_mask(grid, self.region_side, image.device)
+            # of another type than what attends, gradients come out wrong on CPUs (torch 2.13)
+            mask = region_mask(grid, self.region_side, image.device).to(tokens.dtype)
             prompted_mask = show_prompts(mask, self.prompts.count, self.region_side**2)
         tapped = {}
         for i, block in enumerate(self.clip.transformer.resblocks):
