@@ -14,18 +14,23 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 import typer
 import yaml
 from PIL import Image
 from test_data import write, write_picture
 
 import unseen.segmenter
+from unseen import learning
 from unseen.catalogue import DATASETS, open_dataset
 from unseen.checkpoints import ModelConfig
+from unseen.claims import CONTENDERS
 from unseen.cli import app
 from unseen.cli.options import DEFAULT_MODEL
 from unseen.data.own import KEYS
 from unseen.evaluation import evaluate, make_baselines
+from unseen.losses import criterion
+from unseen.methods import METHODS
 from unseen.metrics import Scores, chance, compare
 from unseen.miniature.scenes import Scenes
 from unseen.recipes import table
@@ -220,6 +225,32 @@ def load_script(name: str) -> ModuleType:
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     return script
+
+
+def test_the_variants_of_the_log_are_trained(monkeypatch, tmp_path):
+    script = load_script("train_variants")
+    monkeypatch.setattr(learning, "criterion", learning.criterion)  # and back
+    for name in script.VARIANTS:
+        monkeypatch.setitem(METHODS, name, None)
+        monkeypatch.setitem(CONTENDERS, name, None)
+        words = f"train_variants {name} 0 --steps 1 --count 1 --out {tmp_path}"
+        monkeypatch.setattr(sys, "argv", words.split())
+        script.main()
+        assert (tmp_path / f"{name}-inductive-0.json").is_file()
+
+
+def test_what_the_log_leaves_out_of_the_loss_is_all_it_changes():
+    script = load_script("train_variants")
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 4, 4, generator=generator)
+    target = torch.randint(5, (2, 16, 16), generator=generator)
+    weights = {"focal_weight": 100.0, "dice_weight": 60.0, "num_pairs": torch.tensor(9.0)}
+    ours, whole = (f(logits, target, **weights) for f in (script.labelled_alone, criterion))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, whole[name])
+    target[:, :3] = 255
+    less = script.labelled_alone(logits, target, **weights)
+    assert all(less[name] < criterion(logits, target, **weights)[name] for name in less)
 
 
 def test_generated_tables_are_in_step():
