@@ -7,14 +7,29 @@ import argparse
 from itertools import combinations
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from unseen import Scenes, Segmenter, evaluate
 from unseen.errors import InputError
 from unseen.methods.cascade import Cascade
 from unseen.metrics import compare
+from unseen.model import ImageFeatures, Prediction
 
 COLUMNS = ("mIoU(S)", "mIoU(U)", "things(S)", "things(U)", "stuff(S)", "stuff(U)")
+
+
+class Blind(nn.Module):
+    """A head to which patches, or regions, look alike all over a window: their mean."""
+
+    def __init__(self, head: nn.Module, what: str) -> None:
+        super().__init__()
+        self.head, self.what = head, what
+
+    def forward(self, features: ImageFeatures, text: Tensor) -> Prediction:
+        maps = getattr(features, self.what)
+        mean = maps.mean(dim=(2, 3), keepdim=True).expand_as(maps)
+        prediction: Prediction = self.head(features._replace(**{self.what: mean}), text)
+        return prediction
 
 
 def take(whole: Cascade, kept: tuple[int, ...]) -> Cascade:
@@ -29,11 +44,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--count", type=int, default=80)
+    parser.add_argument("--blind", choices=("patches", "regions"), help="to what decoders are")
     options = parser.parse_args()
     segmenter = Segmenter.from_pretrained(options.model)
     whole = segmenter.model.head
     if not isinstance(whole, Cascade):
         raise InputError(f"{options.model} is no cascade")
+    if options.blind:
+        whole.heads = nn.ModuleList(Blind(head, options.blind) for head in whole.heads)
     rows = {}
     for size in range(len(whole.heads), 0, -1):
         for kept in combinations(range(len(whole.heads)), size):

@@ -593,6 +593,8 @@ def test_a_training_that_cannot_be_scored_is_not_begun(unseen):
             "train", "zegclip-miniature-inductive", f"data={own}", "batch_size=2", *options
         )
         assert_one_sentence(run, "it has no split test or val to be scored")
+    run = unseen("train", "zegclip-voc-inductive", "--score")
+    assert_one_sentence(run, "say in which folder with data.root=FOLDER")
     assert not Path("runs").exists()
 
 

@@ -136,7 +136,7 @@ def check(recipe: Recipe) -> None:
             )
         whole = parameters[name].annotation in (int, int | None)
         default = parameters[name].default
-        least = 0 if name == "depth" or (isinstance(default, int) and default < 1) else 1
+        least = 0 if name == "depth" else min(1, default) if isinstance(default, int) else 1
         if whole and value is not None and (type(value) is not int or value < least):
             raise InputError(f"options.{name} must be a whole number from {least}, got {value!r}")
 

@@ -141,12 +141,14 @@ def train(
     plans = {out: plan}
     if seeds is not None:
         plans = {out / f"seed-{n}": replace(plan, seed=n) for n in read_seeds(seeds)}
+    from unseen.building import open_source
     from unseen.learning import Engine
     from unseen.runs import compare, read_run
     from unseen.training import fit
     from unseen.writing import refuse_existing
 
     if score or seeds:
+        open_source(plan)  # which says better what is amiss with both
         _open_scored(plan.data)
     for folder in plans:  # the last seed's before the first is trained
         refuse_existing(folder, overwrite=overwrite or resume)

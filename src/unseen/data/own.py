@@ -91,8 +91,10 @@ def default_split(path: str | Path) -> str | None:
     """Return the split that ``own`` opens by default; ``all`` where there are none, None if it
     would refuse."""
     splits = _read(Path(path)).get("splits")
-    if splits is None:
-        return "all"
+    return "all" if splits is None else _scored(splits)
+
+
+def _scored(splits: Mapping[str, Any]) -> str | None:
     return next((name for name in SCORED if name in splits), None)
 
 
@@ -191,7 +193,7 @@ def _split(fields: dict[str, Any], split: str | None) -> tuple[dict[str, Any], s
     if not isinstance(splits, dict) or not all(isinstance(s, dict) for s in splits.values()):
         raise InputError("splits must hold splits such as train and val, each with keys and values")
     if split is None:
-        split = next((name for name in SCORED if name in splits), None)
+        split = _scored(splits)
     if split not in splits:
         wanted = f"split {split!r}" if split else "split test or val to be scored"
         raise InputError(f"it has no {wanted}: its splits are {', '.join(map(str, splits))}")
